@@ -1,0 +1,220 @@
+"""The loop: a plan, a chunk of actions, one action a tick.
+
+The clock here is `sync`: the world waits while the agent thinks, so a run is deterministic. Every `execute`
+ticks the agent looks: the planner writes the next subtask and the controller makes a chunk for that text.
+Between looks it needs no picture (`needs_observation` says so), so a world renders only what is looked at.
+
+Rules, learnt the hard way elsewhere:
+- a change of instruction raises the revision and drops plan and chunk of the older one, at the next tick;
+- every executed action carries the subtask that produced it;
+- a planner that fails leaves the last subtask standing, a controller that fails leaves the rest of its chunk;
+  when nothing is left the robot holds still;
+- "done" counts when it is said at two looks in a row. At the first the last subtask goes on: a hand that stops
+  on a premature "done" sees the same picture for ever and never takes it back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from backbone.errors import UserError
+from backbone.observation import Observation
+from highlevel.plan import Plan
+from highlevel.planner import Planner
+from lowlevel.controller import ActionChunk, Controller
+
+DONE_LOOKS = 2  # looks in a row that must say "done"
+PLANNERS = ("learned", "oracle", "none")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the agent did in one control tick.
+
+    action: (A,) float32 in robot units. subtask: the text that conditioned it. plan: the plan in force.
+    events: what happened, among "planned", "replanned" (the subtask changed), "corrected" (a new instruction
+    is in force), "held", "done", "planner failed: ...", "controller failed: ...".
+    looked: whether this tick used an observation; then `said` is what the planner wrote (also a "done" that is
+    not believed yet) and `seconds` is what plan and chunk took together.
+    """
+
+    action: np.ndarray
+    subtask: str
+    plan: Plan | None
+    events: tuple[str, ...] = ()
+    looked: bool = False
+    said: Plan | None = None
+    done: bool = False
+    revision: int = 0
+    seconds: float = 0.0
+
+
+class Agent:
+    """Runs a planner and a controller.
+
+    policy: a network with both heads (`plan`, `act`, and `step` for both on one prefill).
+    planner: "learned" (the policy's own), "none" (the instruction stands in the subtask's place) or any Planner.
+    controller: any Controller; the policy's own by default.
+    execute: control ticks between looks, at most the length of a chunk.
+    """
+
+    def __init__(
+        self,
+        policy,
+        planner: str | Planner = "learned",
+        controller: Controller | None = None,
+        execute: int = 8,
+    ):
+        if isinstance(planner, str) and planner not in ("learned", "none"):
+            raise UserError(f"planner: expected 'learned', 'none' or a planner object, got '{planner}'")
+        if execute < 1:
+            raise UserError(f"execute: expected at least 1 control step per look, got {execute}")
+        self.policy, self.planner, self.execute = policy, planner, execute
+        self.controller: Controller = policy if controller is None else controller
+        self._joint = planner == "learned" and controller is None
+        self.instruction: str | None = None
+        self.revision = 0
+        self.failures = 0
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        checkpoint: str = "nano",
+        planner: str | Planner = "learned",
+        execute: int = 8,
+        device: str = "cpu",
+    ) -> Agent:
+        """The shipped agent ("nano") or one from a directory. UserError if it is absent or does not fit."""
+        from agent.policy import Policy  # late: the loop itself needs no torch
+
+        return cls(Policy.from_pretrained(checkpoint, device=device), planner=planner, execute=execute)
+
+    def reset(self, instruction: str) -> None:
+        """Start an episode. UserError if the instruction is empty or has words the agent was never taught."""
+        self.instruction = self._checked(instruction)
+        self.memory = ""
+        self.plan: Plan | None = None  # in force
+        self.said: Plan | None = None  # the planner's last word, believed or not
+        self.revision += 1
+        self.failures = 0
+        self._chunk: ActionChunk | None = None
+        self._used = 0  # actions of the chunk already executed
+        self._done_looks = 0
+        self._last: np.ndarray | None = None
+        self._news: list[str] = []
+
+    def say(self, text: str) -> None:
+        """A correction while it runs: the instruction from the next tick on; the old plan and chunk are dropped."""
+        if self.instruction is None:
+            raise UserError("agent: expected reset(instruction) before say(text)")
+        self.instruction = self._checked(text)
+        self.revision += 1
+        self.plan = self.said = self._chunk = None
+        self._used = self._done_looks = 0
+        self._news.append("corrected")
+
+    @property
+    def needs_observation(self) -> bool:
+        """Whether the next `step` looks. If not, it may be called with None."""
+        return self._chunk is None or self._used >= min(self.execute, len(self._chunk.actions))
+
+    @property
+    def done(self) -> bool:
+        return self._done_looks >= DONE_LOOKS
+
+    def step(self, observation: Observation | Mapping | None = None) -> Step:
+        """One control tick. `observation`: an Observation or a gymnasium observation; None between looks."""
+        if self.instruction is None:
+            raise UserError("agent: expected reset(instruction) before step(observation)")
+        events, self._news = self._news, []
+        looked, said, seconds, was_done = self.needs_observation, None, 0.0, self.done
+        if looked:
+            if observation is None:
+                raise UserError("agent: expected an observation at this tick (needs_observation), got None")
+            if not isinstance(observation, Observation):
+                observation = Observation.from_env(observation, self.instruction)
+            start = time.perf_counter()
+            said = self._look(observation.with_instruction(self.instruction), events)
+            self.said = said or self.said
+            seconds = time.perf_counter() - start
+        if self.done and not was_done:
+            events.append("done")
+        if self._chunk is not None and self._used < len(self._chunk.actions):
+            action, subtask = np.asarray(self._chunk.actions[self._used], np.float32), self._chunk.subtask
+            self._used += 1
+        else:
+            action, subtask = self._hold(), self.plan.text if self.plan else ""
+            events.append("held")
+        self._last = action
+        return Step(
+            action, subtask, self.plan, tuple(events), looked, said, self.done, self.revision, seconds
+        )
+
+    # -- one look
+
+    def _look(self, observation: Observation, events: list[str]) -> Plan | None:
+        """Plan, then make a chunk for the plan in force. What the planner wrote, None if it failed."""
+        said, chunk = self._write(observation, events)
+        if said is not None:
+            self.memory = said.memory
+            self._done_looks = self._done_looks + 1 if said.done else 0
+            if said.done and not self.done and self.plan is not None:
+                chunk = None  # not believed yet: go on with what was being done
+            else:
+                events.append("planned" if self.plan and self.plan.subtask == said.subtask else "replanned")
+                self.plan = said
+        if self.plan is None:
+            return said
+        try:
+            chunk = chunk or self.controller.act(observation, self.plan.text)
+            if not np.isfinite(chunk.actions).all():
+                raise FloatingPointError("the chunk has non-finite actions")
+        except UserError:
+            raise  # a wrong observation is for the caller to mend, before anything moves
+        except Exception as error:  # must not stop the arm in mid-air: the rest of the old chunk stands
+            self._failed("controller", error, events)
+        else:
+            self._chunk, self._used = chunk, 0
+        return said
+
+    def _write(self, observation: Observation, events: list[str]) -> tuple[Plan | None, ActionChunk | None]:
+        """The planner's words, and the chunk for them where both come from one prefill."""
+        before = self.said
+        try:
+            if self.planner == "none":
+                return Plan(self.instruction, memory=self.memory, origin="instruction"), None
+            if self._joint:
+                return self.policy.step(observation, self.memory, before)
+            if self.planner == "learned":
+                return self.policy.plan(observation, self.memory, before), None
+            return self.planner.plan(observation, self.instruction, self.memory, before), None
+        except UserError:
+            raise
+        except Exception as error:
+            self._failed("planner", error, events)
+            return None, None
+
+    def _hold(self) -> np.ndarray:
+        """No motion; the gripper (last dimension) keeps what it was told."""
+        if self._last is None:
+            return np.zeros(self.policy.action_dim, np.float32)
+        hold = np.zeros_like(self._last)
+        hold[-1] = self._last[-1]
+        return hold
+
+    def _failed(self, part: str, error: Exception, events: list[str]) -> None:
+        self.failures += 1
+        events.append(f"{part} failed: {type(error).__name__}: {error}")
+
+    def _checked(self, instruction: str) -> str:
+        if not isinstance(instruction, str) or not instruction.strip():
+            raise UserError(f"instruction: expected some words, got {instruction!r}")
+        unknown = self.policy.unknown_words(instruction) if hasattr(self.policy, "unknown_words") else ()
+        if unknown:
+            words = ", ".join(f"'{w}'" for w in unknown[:5])
+            raise UserError(f"instruction: expected English words the agent was taught, got unknown {words}")
+        return " ".join(instruction.split())
