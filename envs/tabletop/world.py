@@ -1,0 +1,445 @@
+"""The simulation behind `TabletopEnv`, without gymnasium: one model, scenes placed in it, 20 Hz control, cameras.
+
+Frames: world = robot base, metres, table top at z = 0. Action (7,) in [-1, 1]: position delta (full scale 0.03 m per
+step), axis-angle delta in the world frame (full scale 0.15 rad per step), gripper (+1 closes, -1 opens: LIBERO's sign).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import mujoco
+import numpy as np
+
+from envs.errors import WorldError
+from envs.tabletop import scene as S
+from envs.tabletop.arm import FINGER_OPEN, KP, KV, JOINT_SPEED, REST, ArmKinematics
+from envs.tabletop.arm import axis_angle_of_hand, down, rotation, rotation_vector
+from envs.tabletop.scene import COLORS, Scene, compile_model
+
+CONTROL_HZ = 20
+SUBSTEPS = 10  # of 5 ms
+POSITION_SCALE, ROTATION_SCALE = 0.03, 0.15  # full scale of an action, per step
+WORKSPACE_LOW = np.array([0.26, -0.40, 0.013])
+WORKSPACE_HIGH = np.array([0.74, 0.40, 0.42])
+LEASH, TURN_LEASH = 0.05, 0.35  # how far the command may run ahead of the real hand (m, rad)
+YAW_LIMIT, TILT_LIMIT = 2.0, 0.5
+START = np.array([0.42, 0.0, 0.24])  # TCP at the start, before the scene's offset
+LAMP_SECONDS = 0.8
+CAMERAS = {"front": 128, "wrist": 64}
+_GL_HINT = (
+    "no OpenGL for rendering ({error}): on Debian or Ubuntu install libegl1 libegl-mesa0 libgl1-mesa-dri, "
+    "or choose another backend with the environment variable MUJOCO_GL=egl|osmesa|glfw"
+)
+_EDITED = ("geom_contype", "geom_conaffinity", "geom_rgba", "body_gravcomp", "mat_rgba", "mat_emission", "light_diffuse")
+_OBJ = mujoco.mjtObj
+
+
+class Snapshot(NamedTuple):
+    """Everything that `World.restore` needs: the physics state, the edited model fields, the plain variables."""
+
+    physics: np.ndarray
+    model: dict[str, np.ndarray]
+    variables: dict[str, Any]
+
+
+class World:
+    """One table. `reset` places a scene, `step` moves the arm, `observe` renders; the rest reads the truth.
+
+    The same (scene, seed) followed by the same actions gives the same bits, whatever the object was used for before.
+    """
+
+    def __init__(self, render: bool = True) -> None:
+        self.model = compile_model()
+        self.data = mujoco.MjData(self.model)
+        self.kinematics = ArmKinematics()
+        self._can_render = render
+        self._renderers: dict[Any, mujoco.Renderer] = {}
+        m = self.model
+        self._pristine = {name: getattr(m, name).copy() for name in _EDITED}
+        self._site = self._id(_OBJ.mjOBJ_SITE, "tcp")
+        self._cam = {name: self._id(_OBJ.mjOBJ_CAMERA, name) for name in (*CAMERAS, "person")}
+        self._body = {m.body(i).name: i for i in range(m.nbody)}
+        self._mocap = {name: int(m.body_mocapid[i]) for name, i in self._body.items() if m.body_mocapid[i] >= 0}
+        self._geoms = {name: self._geoms_of(i) for name, i in self._body.items() if name in self._mocap or name in COLORS}
+        self._qpos = {m.joint(i).name: int(m.jnt_qposadr[i]) for i in range(m.njnt)}
+        self._dof = {m.joint(i).name: int(m.jnt_dofadr[i]) for i in range(m.njnt)}
+        self._block_of_geom = {self._id(_OBJ.mjOBJ_GEOM, c): c for c in COLORS}
+        self._plunger_geom = [self._id(_OBJ.mjOBJ_GEOM, f"plunger{i}") for i in range(S.MAX_BUTTONS)]
+        self._finger_bodies = (self._body["finger_left"], self._body["finger_right"])
+        self._hand_bodies = (*self._finger_bodies, self._body["hand"])
+        self._lamp_mat = [self._id(_OBJ.mjOBJ_MATERIAL, f"lamp{i}") for i in range(S.MAX_BUTTONS)]
+        self._drawer_body = self._body["drawer"]
+        self._place(Scene())
+
+    # ---- episode ----
+
+    def reset(self, task: Any, seed: int) -> None:
+        """Sets the table for `task` (anything with `scene(rng) -> Scene`), drawn with `seed`."""
+        self.reset_scene(task.scene(np.random.default_rng(seed)))
+
+    def reset_scene(self, scene: Scene) -> None:
+        """Sets the table for an explicit scene."""
+        self._place(scene)
+
+    def _place(self, scene: Scene) -> None:
+        m, d = self.model, self.data
+        for name, value in self._pristine.items():
+            getattr(m, name)[:] = value
+        mujoco.mj_resetData(m, d)
+        self.scene = scene
+        self._park_all()
+        m.light_diffuse[:] *= scene.light
+        table = self._id(_OBJ.mjOBJ_GEOM, "table")
+        m.mat_rgba[m.geom_matid[table], :3] = np.clip(0.92 + 0.08 * scene.tone, 0, 1)
+        for color, (x, y, z, yaw) in scene.blocks.items():
+            self._check_color(color, "block")
+            self._show(color)
+            m.body_gravcomp[self._body[color]] = 0.0
+            a = self._qpos[color]
+            d.qpos[a : a + 7] = (x, y, z, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+        for slot, names, limit in ((scene.bins, "bin", S.MAX_BINS), (scene.buttons, "button", S.MAX_BUTTONS)):
+            if len(slot) > limit:
+                raise WorldError(f"a scene holds at most {limit} {names}s, not {len(slot)}")
+        for i, (color, at) in enumerate(scene.bins.items()):
+            self._check_color(color, "bin")
+            self._show(f"bin{i}", at)
+            rgb = 0.86 * np.array(COLORS[color]) + 0.06
+            m.geom_rgba[self._geoms[f"bin{i}"], :3] = rgb
+            m.geom_rgba[self._geoms[f"bin{i}"][0], :3] = 0.72 * rgb
+        for i, (color, at) in enumerate(scene.buttons.items()):
+            self._check_color(color, "button")
+            self._show(f"button{i}", at)
+            m.geom_rgba[self._plunger_geom[i], :3] = COLORS[color]
+        if scene.box is not None:
+            self._show("box", scene.box)
+        if scene.drawer is not None:
+            self._show("cabinet", scene.drawer)
+            d.qpos[self._qpos["drawer"]] = np.clip(scene.drawer_opening, 0, S.DRAWER_TRAVEL)
+        if len(scene.mats) not in (0, S.MAX_MATS):
+            raise WorldError(f"a scene has no mats or {S.MAX_MATS}, not {len(scene.mats)}")
+        for i, at in enumerate(scene.mats):
+            self._show(f"mat{i}", at)
+        self._bin_index = {c: i for i, c in enumerate(scene.bins)}
+        self._button_index = {c: i for i, c in enumerate(scene.buttons)}
+        dx, dy, dz, yaw, finger = scene.arm_offset
+        self._command = np.clip(START + (dx, dy, dz), WORKSPACE_LOW, WORKSPACE_HIGH)
+        self._turn = down(float(np.clip(yaw, -YAW_LIMIT, YAW_LIMIT)))
+        self._q = self.kinematics.solve(REST, self._command, self._turn, iterations=50)
+        finger = float(np.clip(finger, 0.0, FINGER_OPEN))
+        self._grip = FINGER_OPEN
+        d.qpos[:7], d.qpos[7:9] = self._q, finger
+        d.ctrl[:7], d.ctrl[7:9] = self._q, finger
+        self._down: set[str] = set()
+        self._lamp_until: dict[str, float] = {}
+        self.press_log: list[str] = []
+        self.steps = 0
+        mujoco.mj_step(m, d, 20)  # blocks settle into their contacts, so an episode starts at rest
+        d.time = 0.0
+        mujoco.mj_fwdPosition(m, d)
+        self._lamps()
+
+    def step(self, action: np.ndarray) -> None:
+        """One control step of 1/20 s, no rendering. action (7,), clipped to [-1, 1]. Raises WorldError on bad input."""
+        a = np.asarray(action, dtype=np.float64)
+        if a.shape != (7,):
+            raise WorldError(f"an action has shape (7,): position, rotation, gripper; got shape {a.shape}")
+        if not np.isfinite(a).all():
+            raise WorldError(f"an action must be finite numbers in [-1, 1]; got {a.tolist()}")
+        a = np.clip(a, -1.0, 1.0)
+        d = self.data
+        hand, turned = self.eef_pos(), self.eef_rotation()
+        # The command runs ahead of the hand by a leash only: pressing against something does not wind it up.
+        command = np.clip(self._command + POSITION_SCALE * a[:3], WORKSPACE_LOW, WORKSPACE_HIGH)
+        ahead = command - hand
+        self._command = hand + ahead * min(1.0, LEASH / max(float(np.linalg.norm(ahead)), 1e-9))
+        self._turn = self._limit_turn(rotation(ROTATION_SCALE * a[3:6]) @ self._turn)
+        lead = rotation_vector(self._turn @ turned.T)
+        size = float(np.linalg.norm(lead))
+        if size > TURN_LEASH:
+            self._turn = rotation(lead * (TURN_LEASH / size)) @ turned
+        goal = self.kinematics.solve(self._q, self._command, self._turn)
+        reach = JOINT_SPEED / CONTROL_HZ
+        goal = self._q + (goal - self._q) / max(1.0, float(np.max(np.abs(goal - self._q) / reach)))
+        self._grip = 0.0 if a[6] > 0 else FINGER_OPEN
+        # Servos follow a straight line in joint space; the added term cancels the lag of their damping.
+        lead_q = KV / KP * (goal - self._q) * CONTROL_HZ
+        d.ctrl[7:9] = self._grip
+        for k in range(1, SUBSTEPS + 1):
+            d.ctrl[:7] = self._q + (goal - self._q) * (k / SUBSTEPS) + lead_q
+            mujoco.mj_step(self.model, d)
+        self._q = goal
+        self.steps += 1
+        mujoco.mj_fwdPosition(self.model, d)  # poses and contacts of the state just reached
+        self._press()
+        self._lamps()
+
+    def _limit_turn(self, turn: np.ndarray) -> np.ndarray:
+        """The nearest rotation within the yaw and tilt limits."""
+        yaw = self._yaw_of(turn)
+        if abs(yaw) > YAW_LIMIT:
+            turn = rotation(np.array([0, 0, np.clip(yaw, -YAW_LIMIT, YAW_LIMIT) - yaw])) @ turn
+            yaw = float(np.clip(yaw, -YAW_LIMIT, YAW_LIMIT))
+        tilt = rotation_vector(turn @ down(yaw).T)
+        size = float(np.linalg.norm(tilt))
+        return rotation(tilt * (TILT_LIMIT / size)) @ down(yaw) if size > TILT_LIMIT else turn
+
+    @staticmethod
+    def _yaw_of(turn: np.ndarray) -> float:
+        return float(np.arctan2(turn[1, 0] - turn[0, 1] * -1.0, turn[0, 0] - turn[1, 1]))
+
+    def _press(self) -> None:
+        touched = self._touching(self._hand_bodies)
+        for color, i in self._button_index.items():
+            depth = self.data.qpos[self._qpos[f"plunger{i}"]]
+            if color in self._down:
+                if depth < S.RELEASE_DEPTH:
+                    self._down.discard(color)
+            elif depth > S.PRESS_DEPTH and self._plunger_geom[i] in touched:
+                self._down.add(color)
+                self.press_log.append(color)
+            if color in self._down:
+                self._lamp_until[color] = self.time + LAMP_SECONDS
+
+    def _lamps(self) -> None:
+        for color, i in self._button_index.items():
+            mat, lit = self._lamp_mat[i], self.lamp_on(color)
+            rgb = np.array(COLORS[color])
+            self.model.mat_rgba[mat, :3] = 0.25 * rgb + 0.75 if lit else 0.30 * rgb + 0.04
+            self.model.mat_emission[mat] = 0.9 if lit else 0.0
+
+    # ---- observation ----
+
+    def state_vector(self) -> np.ndarray:
+        """(8,) float32: TCP position, axis-angle of the hand, the two finger joints."""
+        fingers = self.data.qpos[7:9]
+        return np.concatenate([self.eef_pos(), axis_angle_of_hand(self.eef_rotation()), fingers]).astype(np.float32)
+
+    def observe(self) -> dict[str, Any]:
+        """{"pixels": {"front" (128, 128, 3), "wrist" (64, 64, 3)} uint8, "agent_pos" (8,) float32}; renders now."""
+        pixels = {name: self._picture(name, size, size, nice=False) for name, size in CAMERAS.items()}
+        return {"pixels": pixels, "agent_pos": self.state_vector()}
+
+    def render(self, width: int = 640, height: int = 480, camera: str = "person") -> np.ndarray:
+        """(H, W, 3) uint8 for people: shadows, reflections, smooth edges."""
+        return self._picture(camera, width, height, nice=True)
+
+    def _picture(self, camera: str, width: int, height: int, nice: bool) -> np.ndarray:
+        if camera not in self._cam:
+            raise WorldError(f"camera must be one of {', '.join(self._cam)}; got {camera!r}")
+        if not self._can_render:
+            raise WorldError("this world was made with render=False and has no pictures")
+        key = (width, height, nice)
+        if key not in self._renderers:
+            self._renderers[key] = self._new_renderer(width, height, nice)
+        renderer = self._renderers[key]
+        renderer.update_scene(self.data, camera)
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            renderer.scene.flags[flag] = int(nice)
+        return renderer.render()
+
+    def _new_renderer(self, width: int, height: int, nice: bool) -> mujoco.Renderer:
+        vis = self.model.vis
+        vis.global_.offwidth, vis.global_.offheight = max(width, 640), max(height, 480)
+        vis.quality.offsamples = 4 if nice else 0  # both are read once, when the context is made
+        vis.quality.shadowsize = 2048 if nice else 0
+        try:
+            return mujoco.Renderer(self.model, height, width)
+        except Exception as error:  # MuJoCo raises many kinds here, depending on what is missing
+            text = str(error).strip().splitlines()
+            raise WorldError(_GL_HINT.format(error=text[0] if text else type(error).__name__)) from error
+
+    def close(self) -> None:
+        """Frees the GL contexts."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
+
+    def project(self, xyz: Any, camera: str = "front") -> tuple[float, float]:
+        """World point (3,) -> (y, x) in the camera's picture, normalised to [0, 1], y down. May lie outside."""
+        i = self._cam[camera]
+        local = self.data.cam_xmat[i].reshape(3, 3).T @ (np.asarray(xyz, dtype=np.float64) - self.data.cam_xpos[i])
+        scale = 0.5 / np.tan(np.deg2rad(self.model.cam_fovy[i]) / 2) / max(-local[2], 1e-6)
+        return float(0.5 - local[1] * scale), float(0.5 + local[0] * scale)  # square pictures: one scale
+
+    # ---- snapshots ----
+
+    def save(self) -> Snapshot:
+        """The exact present: restoring it and repeating the actions repeats the bits."""
+        spec = mujoco.mjtState.mjSTATE_INTEGRATION
+        physics = np.empty(mujoco.mj_stateSize(self.model, spec))
+        mujoco.mj_getState(self.model, self.data, physics, spec)
+        fields = {name: getattr(self.model, name).copy() for name in _EDITED}
+        variables = dict(
+            scene=self.scene, _command=self._command.copy(), _turn=self._turn.copy(), _q=self._q.copy(), _grip=self._grip,
+            _down=set(self._down), _lamp_until=dict(self._lamp_until), press_log=list(self.press_log), steps=self.steps,
+            _bin_index=dict(self._bin_index), _button_index=dict(self._button_index),
+        )
+        return Snapshot(physics, fields, variables)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Back to a snapshot of this or another World."""
+        for name, value in snapshot.model.items():
+            getattr(self.model, name)[:] = value
+        mujoco.mj_setState(self.model, self.data, snapshot.physics, mujoco.mjtState.mjSTATE_INTEGRATION)
+        for name, value in snapshot.variables.items():
+            setattr(self, name, value.copy() if hasattr(value, "copy") else value)
+        mujoco.mj_fwdPosition(self.model, self.data)
+
+    # ---- the truth (for teachers, goals and tests) ----
+
+    @property
+    def time(self) -> float:
+        """Seconds of simulated time since the reset."""
+        return self.steps / CONTROL_HZ
+
+    def eef_pos(self) -> np.ndarray:
+        """(3,) the point between the finger tips (TCP)."""
+        return self.data.site_xpos[self._site].copy()
+
+    def eef_rotation(self) -> np.ndarray:
+        """(3, 3) of the hand; `down(yaw)` when it points down."""
+        return self.data.site_xmat[self._site].reshape(3, 3).copy()
+
+    def eef_yaw(self) -> float:
+        """Turn of the hand about the world's z; 0: fingers open along y."""
+        return self._yaw_of(self.eef_rotation())
+
+    def command_pos(self) -> np.ndarray:
+        """(3,) where the hand is being sent."""
+        return self._command.copy()
+
+    def command_yaw(self) -> float:
+        """The turn the hand is being sent to."""
+        return self._yaw_of(self._turn)
+
+    def gripper_width(self) -> float:
+        """Distance between the finger pads, 0 to 0.08 m."""
+        return float(self.data.qpos[7] + self.data.qpos[8])
+
+    def block_pos(self, color: str) -> np.ndarray:
+        """(3,) centre of a block."""
+        return self.data.xpos[self._known(color, self.scene.blocks, "block", self._body.get(color))].copy()
+
+    def block_quat(self, color: str) -> np.ndarray:
+        """(4,) w, x, y, z of a block."""
+        return self.data.xquat[self._known(color, self.scene.blocks, "block", self._body.get(color))].copy()
+
+    def held(self) -> str | None:
+        """The block that both fingers touch, or None."""
+        both = self._touching(self._finger_bodies[:1]) & self._touching(self._finger_bodies[1:])
+        for geom in sorted(both):
+            if geom in self._block_of_geom:
+                return self._block_of_geom[geom]
+        return None
+
+    def bin_pos(self, color: str) -> np.ndarray:
+        """(3,) centre of a bin's floor."""
+        i = self._known(color, self._bin_index, "bin", self._bin_index.get(color))
+        return self.data.mocap_pos[self._mocap[f"bin{i}"]] + (0, 0, S.FLOOR)
+
+    def box_pos(self) -> np.ndarray:
+        """(3,) centre of the big box's floor."""
+        return self.data.mocap_pos[self._mocap["box"]] + (0, 0, S.FLOOR)
+
+    def drawer_opening(self) -> float:
+        """How far the drawer is open, 0 to 0.14 m."""
+        return float(self.data.qpos[self._qpos["drawer"]])
+
+    def drawer_pos(self) -> np.ndarray:
+        """(3,) centre of the drawer's floor, wherever the drawer is."""
+        return self.data.xpos[self._drawer_body] + (S.DRAWER_INNER[0], 0, S.DRAWER_FLOOR)
+
+    def drawer_handle_pos(self) -> np.ndarray:
+        """(3,) middle of the handle's bar (the bar lies along y)."""
+        return self.data.xpos[self._drawer_body] + (S.HANDLE[0], 0, S.HANDLE[1])
+
+    def mat_pos(self, i: int) -> np.ndarray:
+        """(3,) centre of mat i: 0 left (+y), 1 middle, 2 right."""
+        return self.data.mocap_pos[self._mocap[f"mat{i}"]].copy()
+
+    def button_pos(self, color: str) -> np.ndarray:
+        """(3,) middle of the plunger's top, wherever it is pressed to."""
+        i = self._known(color, self._button_index, "button", self._button_index.get(color))
+        depth = float(self.data.qpos[self._qpos[f"plunger{i}"]])
+        return self.data.mocap_pos[self._mocap[f"button{i}"]] + (0, 0, S.BUTTON_TOP - depth)
+
+    def button_pressed(self, color: str) -> bool:
+        """Whether the button is down now."""
+        return color in self._down
+
+    def lamp_on(self, color: str) -> bool:
+        """Whether the button's lamp is lit: while pressed and 0.8 s after."""
+        return color in self._down or self.time < self._lamp_until.get(color, -1.0) - 1e-9
+
+    # ---- disturbances (the world moves, not the robot) ----
+
+    def place_block(self, color: str, xyz: Any, yaw: float = 0.0) -> None:
+        """Puts a block of the scene somewhere else, at rest."""
+        self._known(color, self.scene.blocks, "block", 0)
+        a, v = self._qpos[color], self._dof[color]
+        self.data.qpos[a : a + 3] = xyz
+        self.data.qpos[a + 3 : a + 7] = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+        self.data.qvel[v : v + 6] = 0.0
+        mujoco.mj_fwdPosition(self.model, self.data)
+
+    def push_block(self, color: str, velocity: Any) -> None:
+        """Gives a block a linear velocity (3,), m/s."""
+        self._known(color, self.scene.blocks, "block", 0)
+        self.data.qvel[self._dof[color] : self._dof[color] + 3] = velocity
+
+    def set_drawer(self, opening: float) -> None:
+        """Moves the drawer to an opening in metres."""
+        self.data.qpos[self._qpos["drawer"]] = np.clip(opening, 0, S.DRAWER_TRAVEL)
+        self.data.qvel[self._dof["drawer"]] = 0.0
+        mujoco.mj_fwdPosition(self.model, self.data)
+
+    # ---- inside ----
+
+    def _id(self, kind: Any, name: str) -> int:
+        return mujoco.mj_name2id(self.model, kind, name)
+
+    def _geoms_of(self, body: int) -> list[int]:
+        """Geoms of a body and of the bodies below it."""
+        m = self.model
+        return [g for g in range(m.ngeom) if m.geom_bodyid[g] == body or m.body_rootid[m.geom_bodyid[g]] == body]
+
+    def _park_all(self) -> None:
+        """Unused objects: no contacts, not drawn, weightless, far below the table."""
+        m, d = self.model, self.data
+        for n, (name, geoms) in enumerate(self._geoms.items()):
+            m.geom_contype[geoms] = m.geom_conaffinity[geoms] = 0
+            m.geom_rgba[geoms, 3] = 0.0
+            at = (0.2 * n, 0.0, -5.0)
+            if name in self._mocap:
+                d.mocap_pos[self._mocap[name]] = at
+            else:
+                m.body_gravcomp[self._body[name]] = 1.0
+                d.qpos[self._qpos[name] : self._qpos[name] + 3] = at
+
+    def _show(self, name: str, at: tuple[float, float] | None = None) -> None:
+        geoms = self._geoms[name]
+        for field in ("geom_contype", "geom_conaffinity", "geom_rgba"):
+            getattr(self.model, field)[geoms] = self._pristine[field][geoms]
+        if at is not None:
+            self.data.mocap_pos[self._mocap[name]] = (*at, 0.0)
+
+    def _touching(self, bodies: tuple[int, ...]) -> set[int]:
+        """Geoms that touch one of these bodies."""
+        d, m = self.data, self.model
+        if d.ncon == 0:
+            return set()
+        pairs = d.contact.geom[: d.ncon]
+        on = np.isin(m.geom_bodyid[pairs], bodies)
+        return {int(g) for g in np.concatenate([pairs[on[:, 0], 1], pairs[on[:, 1], 0]])}
+
+    @staticmethod
+    def _check_color(color: str, what: str) -> None:
+        if color not in COLORS:
+            raise WorldError(f"a {what}'s colour must be one of {', '.join(COLORS)}; got {color!r}")
+
+    @staticmethod
+    def _known(color: str, present: Any, what: str, value: Any) -> Any:
+        if color not in present:
+            raise WorldError(f"there is no {color} {what} in this scene; it has {', '.join(present) or 'none'}")
+        return value
