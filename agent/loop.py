@@ -9,8 +9,8 @@ Rules, learnt the hard way elsewhere:
 - every executed action carries the subtask that produced it;
 - a planner that fails leaves the last subtask standing, a controller that fails leaves the rest of its chunk;
   when nothing is left the robot holds still;
-- "done" counts when it is said at two looks in a row. At the first the last subtask goes on: a hand that stops
-  on a premature "done" sees the same picture for ever and never takes it back.
+- "done" counts when it is said at two looks in a row. At the first the last subtask goes on: a hand that
+  stops on a premature "done" sees the same picture for ever and never takes it back.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Step:
     action: (A,) float32 in robot units. subtask: the text that conditioned it. plan: the plan in force.
     events: what happened, among "planned", "replanned" (the subtask changed), "corrected" (a new instruction
     is in force), "held", "done", "planner failed: ...", "controller failed: ...".
-    looked: whether this tick used an observation; then `said` is what the planner wrote (also a "done" that is
-    not believed yet) and `seconds` is what plan and chunk took together.
+    looked: whether this tick used an observation; then `said` is what the planner wrote (also a "done" that
+    is not believed yet) and `seconds` is what plan and chunk took together.
     """
 
     action: np.ndarray
@@ -57,7 +57,7 @@ class Agent:
     """Runs a planner and a controller.
 
     policy: a network with both heads (`plan`, `act`, and `step` for both on one prefill).
-    planner: "learned" (the policy's own), "none" (the instruction stands in the subtask's place) or any Planner.
+    planner: "learned" (the policy's own), "none" (the instruction stands in the subtask's place), a Planner.
     controller: any Controller; the policy's own by default.
     execute: control ticks between looks, at most the length of a chunk.
     """
@@ -108,7 +108,7 @@ class Agent:
         self._news: list[str] = []
 
     def say(self, text: str) -> None:
-        """A correction while it runs: the instruction from the next tick on; the old plan and chunk are dropped."""
+        """A correction while it runs: the instruction from the next tick on; the old plan is dropped."""
         if self.instruction is None:
             raise UserError("agent: expected reset(instruction) before say(text)")
         self.instruction = self._checked(text)

@@ -1,0 +1,171 @@
+"""One episode: the agent against the tabletop world, and what is worth knowing about it afterwards.
+
+The scripted teacher watches every tick (it is cheap: no pictures), so that each look of the planner can be
+compared with what the teacher would have said there. Nothing of that reaches the agent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from envs.suites import EVALUATION_START
+from envs.tabletop.env import TabletopEnv
+from envs.tabletop.teacher import Teacher
+
+from agent.evaluation.statistics import quantile
+from agent.loop import Agent, Step
+from backbone.observation import Observation
+from highlevel.plan import DONE, Plan
+
+RATE = 20  # control ticks a second
+AFTER = 30  # ticks that an episode runs on after its goal is reached: time to say "done"
+NEAR = (
+    10  # ticks: a look this close to a switch of the teacher's subtask is not counted as "away from switches"
+)
+FRONT = 128  # pixels: grounding errors are given in those of the front camera
+
+Watcher = Callable[[TabletopEnv, Step, dict[str, Any]], None]
+
+
+def run_episode(
+    env: TabletopEnv,
+    agent: Agent,
+    seed: int,
+    instruction: str | None = None,
+    judged: bool = True,
+    after: int = AFTER,
+    watch: Watcher | None = None,
+) -> dict[str, Any]:
+    """Run evaluation seed `seed` (its world seed is EVALUATION_START + seed) and return its record,
+    JSON-ready.
+
+    instruction: said instead of the scene's own; then `judged` tells whether the scene's goal is still what
+    it asks.
+    watch: called after every tick with (env, step, moment); moment has tick, progress, success, instruction.
+    """
+    started = time.perf_counter()
+    _, info = env.reset(seed=EVALUATION_START + seed)
+    said = instruction or env.unwrapped.task_description
+    agent.reset(said)
+    teacher = Teacher()
+    teacher.reset()
+    log = _Log(said)
+    limit, tick, success_tick = env.task.max_steps, 0, None
+    while tick < limit if success_tick is None else tick < success_tick + after:
+        observation = Observation.from_env(env.look(), said) if agent.needs_observation else None
+        truth = teacher.label(env.world) if judged else None
+        step = agent.step(observation)
+        log.tick(tick, step, truth)
+        _, _, _, _, info = env.step(step.action)
+        tick += 1
+        if instruction is None and info.get("instruction_changed"):
+            said = env.unwrapped.task_description
+            agent.say(said)
+            log.instructions.append({"time": tick / RATE, "text": said})
+            limit = max(limit, env.task.max_steps)
+        if judged and success_tick is None and info["is_success"]:
+            success_tick = tick
+        if watch is not None:
+            moment = {"tick": tick, "progress": float(info["progress"]) if judged else 0.0}
+            watch(env, step, moment | {"success": success_tick is not None, "instruction": said})
+        if not judged and agent.done:
+            break
+    record = {
+        "seed": seed,
+        "suite": env.suite,
+        "family": env.task.family,
+        "instruction": said,
+        "instructions": log.instructions,
+        "success": (success_tick is not None) if judged else None,
+        "success_time": None if success_tick is None else success_tick / RATE,
+        "held_at_end": bool(info["is_success"]) if judged else None,
+        "progress": float(info["progress"]) if judged else None,
+        "steps": tick,
+    }
+    return record | log.record(success_tick, tick, time.perf_counter() - started)
+
+
+class _Log:
+    """Collects an episode's looks, subtasks and failures."""
+
+    def __init__(self, instruction: str):
+        self.instructions = [{"time": 0.0, "text": instruction}]
+        self.looks: list[dict[str, Any]] = []
+        self.subtasks: list[dict[str, Any]] = []
+        self.failures: list[dict[str, Any]] = []
+        self.switches: list[int] = []
+        self.done_tick: int | None = None
+        self.true_done: int | None = None
+        self._truth: str | None = None
+
+    def tick(self, tick: int, step: Step, truth) -> None:
+        if truth is not None:
+            if self._truth is not None and truth.subtask != self._truth:
+                self.switches.append(tick)
+            self._truth = truth.subtask
+            if truth.subtask == DONE and self.true_done is None:
+                self.true_done = tick
+        if step.said is not None:
+            self.looks.append(_look(tick, step, truth))
+        if "done" in step.events and self.done_tick is None:
+            self.done_tick = tick
+        for event in step.events:
+            if " failed: " in event:
+                self.failures.append({"time": tick / RATE, "event": event})
+        self._subtask(tick, step.plan)
+
+    def _subtask(self, tick: int, plan: Plan | None) -> None:
+        if plan is None:
+            return
+        last = self.subtasks[-1] if self.subtasks else None
+        if last is None or last["text"] != plan.subtask:
+            target = None if plan.target is None else [round(plan.target.y, 4), round(plan.target.x, 4)]
+            last = {"text": plan.subtask, "who": plan.origin, "start": tick / RATE, "target": target}
+            last |= {"memory": plan.memory, "margin": plan.margin}
+            self.subtasks.append(last)
+        last["end"] = (tick + 1) / RATE
+        last["memory"] = plan.memory
+        last["margin"] = round(min(last["margin"], plan.margin), 4)
+
+    def record(self, success_tick: int | None, ticks: int, wall: float) -> dict[str, Any]:
+        for look in self.looks:
+            look["near_switch"] = any(abs(look["tick"] - s) <= NEAR for s in self.switches)
+        milliseconds = [look["ms"] for look in self.looks]
+        done = None if self.done_tick is None else self.done_tick / RATE
+        # too early: believed "done" before the goal was reached (and before the teacher would have said it)
+        early = self.done_tick is not None and (success_tick is None or self.done_tick < success_tick)
+        if early and self.true_done is not None and self.true_done <= self.done_tick:
+            early = False
+        late = None
+        if success_tick is not None:
+            late = self.done_tick is None or self.done_tick > success_tick + AFTER
+        return {
+            "done_time": done,
+            "done_early": early,
+            "done_late": late,
+            "subtasks": self.subtasks,
+            "looks": self.looks,
+            "failures": self.failures,
+            "timings": {
+                "look_ms_p50": quantile(milliseconds, 0.5),
+                "look_ms_p95": quantile(milliseconds, 0.95),
+                "wall_seconds": round(wall, 3),
+                "real_time_factor": round(ticks / RATE / wall, 3),
+            },
+        }
+
+
+def _look(tick: int, step: Step, truth) -> dict[str, Any]:
+    """What the planner wrote at one look, and the teacher's answer to the same state."""
+    said = step.said
+    look = {"tick": tick, "text": said.subtask, "margin": round(said.margin, 4), "origin": said.origin}
+    look["ms"] = round(step.seconds * 1000, 3)
+    if truth is not None:
+        agree = said.subtask == truth.subtask
+        look |= {"truth": truth.subtask, "agree": agree, "memory_agree": said.memory == truth.memory}
+        if agree and said.target is not None and truth.point is not None:
+            dy, dx = said.target.y - float(truth.point[0]), said.target.x - float(truth.point[1])
+            look["pixels"] = round(FRONT * (dy * dy + dx * dx) ** 0.5, 3)
+    return look

@@ -1,0 +1,322 @@
+"""Evaluation: the seeds SEED, SEED+1, ... of a suite, spread over the cores, one process and one thread each.
+
+Records are appended to OUT/episodes.jsonl as episodes finish, so a killed run loses at most the unfinished
+ones; run again with the same settings it goes on where it was. OUT/summary.json is computed from those
+records alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing as mp
+import os
+import platform
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from agent.evaluation.metrics import summarize
+from agent.loop import PLANNERS, Agent
+from backbone.errors import UserError
+from envs.errors import WorldError
+
+Record = dict[str, Any]
+Watcher = Callable[[Record, int, int], None]  # an episode's record, how many are finished, how many there are
+CONTROLLERS = ("learned", "teacher")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Who is evaluated on what. `controller="teacher"` is for diagnosis: the scripted teacher moves the arm."""
+
+    suite: str = "core"
+    family: str | None = None
+    checkpoint: str = "nano"
+    planner: str = "learned"
+    controller: str = "learned"
+    execute: int = 8
+
+    def __post_init__(self):
+        for name, value, known in (
+            ("planner", self.planner, PLANNERS),
+            ("controller", self.controller, CONTROLLERS),
+        ):
+            if value not in known:
+                raise UserError(f"{name}: expected one of {', '.join(known)}, got '{value}'")
+
+
+def build(settings: Settings, policy=None):
+    """The world and the agent of these settings. `policy`: used instead of loading the checkpoint."""
+    from envs.tabletop.env import TabletopEnv
+
+    env = TabletopEnv(suite=settings.suite, family=settings.family, pixels="lazy")
+    teachers = settings.planner == "oracle" or settings.controller == "teacher"
+    if policy is None and not (settings.planner in ("oracle", "none") and settings.controller == "teacher"):
+        from agent.policy import Policy
+
+        policy = Policy.from_pretrained(settings.checkpoint)
+    planner, controller = settings.planner, None
+    if teachers:
+        from envs.tabletop.teacher import Teacher
+
+        from agent.oracle import OraclePlanner, TeacherController
+
+        if settings.planner == "oracle":
+            planner = OraclePlanner(env.world, Teacher())
+        if settings.controller == "teacher":
+            controller = TeacherController(env.world, Teacher())
+    return env, Agent(policy or controller, planner=planner, controller=controller, execute=settings.execute)
+
+
+def evaluate(
+    settings: Settings,
+    seeds: Iterable[int],
+    out: Path | str | None = None,
+    workers: int | None = None,
+    policy=None,
+    watch: Watcher | None = None,
+) -> dict[str, Any]:
+    """Run the seeds and return the summary; with `out` also write it, and resume what is already there.
+
+    workers: processes (the number of cores by default); 0 runs in this process, which is what training
+    does, with its own `policy`. UserError for settings, checkpoints and files that do not fit.
+    """
+    seeds = list(seeds)
+    if not seeds:
+        raise UserError("episodes: expected at least 1, got 0")
+    if policy is not None and workers:
+        raise UserError("evaluate: expected workers=0 with a policy object, which lives in this process")
+    started = time.perf_counter()
+    store = _Store(Path(out) if out is not None else None, settings, policy)
+    records: dict[int, Record] = {seed: store.finished[seed] for seed in seeds if seed in store.finished}
+    todo = [seed for seed in seeds if seed not in records]
+
+    def take(record: Record) -> None:
+        store.append(record)
+        records[record["seed"]] = record
+        if watch is not None:
+            watch(record, len(records), len(seeds))
+
+    for count, record in enumerate(list(records.values()), 1):
+        if watch is not None:
+            watch(record, count, len(seeds))
+    if todo:
+        if policy is not None or workers == 0:
+            _run_here(settings, policy, todo, take)
+        else:
+            _run_in_processes(settings, todo, min(workers or os.cpu_count() or 1, len(todo)), take)
+    good = [records[s] for s in seeds if not records[s].get("error")]
+    bad = [records[s] for s in seeds if records[s].get("error")]
+    summary = summarize(good, bad) | {
+        "settings": dataclasses.asdict(settings) | {"seed": seeds[0], "episodes": len(seeds)},
+        "checkpoint_sha256": store.fingerprint,
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - started, 1),
+        "episodes_resumed": len(seeds) - len(todo),
+    }
+    store.summary(summary)
+    return summary
+
+
+def versions() -> dict[str, str]:
+    """What a number depends on besides the seeds."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+    for name in ("steersman", "torch", "mujoco", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "source"
+    return found
+
+
+# -- one process
+
+
+def _episode(env, agent, seed: int) -> Record:
+    """One record, or one that says why there is none."""
+    from agent.evaluation.episode import run_episode
+
+    try:
+        record = run_episode(env, agent, seed)
+    except Exception as error:
+        line = f"{type(error).__name__}: {error}"
+        return {"seed": seed, "error": line, "traceback": traceback.format_exc()}
+    if record["failures"]:
+        record["error"] = record["failures"][0]["event"]
+    return record
+
+
+def _run_here(settings: Settings, policy, seeds: Sequence[int], take: Callable[[Record], None]) -> None:
+    env, agent = build(settings, policy)
+    try:
+        for seed in seeds:
+            take(_episode(env, agent, seed))
+    finally:
+        env.close()
+
+
+def _work(settings: Settings, pipe: Connection) -> None:
+    """A worker: says "ready", then answers each seed with a record until it is told None."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    try:
+        if settings.planner == "learned" or settings.controller == "learned":
+            import torch
+
+            torch.set_num_threads(1)
+        env, agent = build(settings)
+    except (UserError, WorldError) as error:
+        pipe.send(("refused", str(error)))
+        return
+    pipe.send(("ready", None))
+    try:
+        while (seed := pipe.recv()) is not None:
+            pipe.send(("record", _episode(env, agent, seed)))
+    except (EOFError, BrokenPipeError):
+        pass  # the parent is gone
+    env.close()
+
+
+def _run_in_processes(
+    settings: Settings, seeds: Sequence[int], workers: int, take: Callable[[Record], None]
+) -> None:
+    """Hand out seeds one by one. A worker that dies costs its episode (an error record) and is replaced."""
+    context = mp.get_context("spawn")
+    queue = list(reversed(seeds))
+    crew: dict[Connection, tuple[mp.Process, int | None]] = {}
+
+    def hire() -> None:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(settings, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        crew[ours] = (process, None)
+
+    def give(pipe: Connection) -> None:
+        seed = queue.pop() if queue else None
+        crew[pipe] = (crew[pipe][0], seed)
+        pipe.send(seed)
+
+    try:
+        for _ in range(workers):
+            hire()
+        ready = False
+        while queue or any(seed is not None for _, seed in crew.values()):
+            for pipe in wait(list(crew)):
+                process, seed = crew[pipe]
+                try:
+                    kind, value = pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    process.join()
+                    del crew[pipe]
+                    if not ready and seed is None:
+                        raise RuntimeError(
+                            f"a worker ended with {process.exitcode} before it was ready"
+                        ) from None
+                    if seed is not None:
+                        take({"seed": seed, "error": f"the worker process ended with {process.exitcode}"})
+                    if queue:
+                        hire()
+                    continue
+                if kind == "refused":
+                    raise UserError(value)
+                ready = True
+                if kind == "record":
+                    take(value)
+                give(pipe)
+        for process, _ in crew.values():
+            process.join(timeout=10)
+    finally:
+        for process, _ in crew.values():
+            if process.is_alive():
+                process.terminate()
+
+
+# -- files
+
+
+class _Store:
+    """OUT/run.json (what is being evaluated), OUT/episodes.jsonl (a record a line) and OUT/summary.json."""
+
+    def __init__(self, out: Path | None, settings: Settings, policy):
+        self.out, self.finished, self._file = out, {}, None
+        self.fingerprint = None if policy is not None else fingerprint(settings)
+        if out is None:
+            return
+        identity = dataclasses.asdict(settings) | {"checkpoint_sha256": self.fingerprint}
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"out: expected a folder that can be written, got '{out}' ({error.strerror})"
+            ) from None
+        run, lines = out / "run.json", out / "episodes.jsonl"
+        if lines.exists():
+            before = _read_json(run)
+            different = [key for key, value in identity.items() if before.get(key) != value]
+            if different:
+                key = different[0]
+                raise UserError(
+                    f"out: '{out}' holds episodes with {key} {before.get(key)!r}, not {identity[key]!r}; "
+                    "choose another folder"
+                )
+            self.finished = _read_records(lines)
+        write_json(run, identity)
+        self._file = lines.open("a")
+
+    def append(self, record: Record) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+
+    def summary(self, summary: dict[str, Any]) -> None:
+        if self.out is not None:
+            self._file.close()
+            write_json(self.out / "summary.json", summary)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _read_records(path: Path) -> dict[int, Record]:
+    """Finished episodes by seed. A last line that was cut off by a kill is removed, so that appending stays safe."""
+    finished, whole = {}, []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        whole.append(line)
+        if not record.get("error"):
+            finished[record["seed"]] = record
+    path.write_text("".join(line + "\n" for line in whole))
+    return finished
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(part, path)
+
+
+def fingerprint(settings: Settings) -> str | None:
+    """sha256 of the weights that are evaluated; None where no network takes part."""
+    if settings.controller == "teacher" and settings.planner != "learned":
+        return None
+    from agent.policy import checkpoint_directory
+
+    weights = checkpoint_directory(settings.checkpoint) / "model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest()

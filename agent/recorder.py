@@ -1,0 +1,211 @@
+"""A video of an episode for people, written beside the run.
+
+A picture with shadows takes longer than everything else together, so a second process draws: the run sends
+it the world's state and the words, ten times a second of world time, and goes on. The file has its name
+only when it is whole: a killed run leaves a `.part` file that the next run of the episode overwrites.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import queue
+import traceback
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from backbone.errors import UserError
+
+FPS = 10
+VIEW = (640, 480)  # the person's view; beside it a column of policy cameras, below it the words
+COLUMN, FOOTER, MARGIN = 240, 88, 12
+INK, DIM, PAPER, ACCENT = (236, 236, 232), (150, 152, 158), (22, 24, 29), (255, 196, 61)
+GOOD = (104, 211, 145)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """The words and marks of one frame. target: (y, x) in the front camera, normalised, or None."""
+
+    instruction: str
+    subtask: str
+    memory: str = ""
+    target: tuple[float, float] | None = None
+    seconds: float = 0.0
+    progress: float = 0.0
+    success: bool = False
+    note: str = ""
+
+
+class Recorder:
+    """Draws and writes one episode in a second process. `add` returns at once; `close` waits for the file."""
+
+    def __init__(self, path: Path | str, task, world_seed: int, note: str = ""):
+        self.path, self.note = Path(path), note
+        context = mp.get_context("spawn")
+        self._queue = context.Queue()
+        self._answer, answer = context.Pipe(duplex=False)
+        self._process = context.Process(
+            target=_draw_all, args=(str(self.path), task, world_seed, self._queue, answer), daemon=True
+        )
+        self._process.start()
+        answer.close()
+        self.frames = 0
+
+    def add(self, snapshot, caption: Caption) -> None:
+        self._queue.put((snapshot, caption))
+        self.frames += 1
+
+    @property
+    def behind(self) -> int:
+        """Frames sent and not drawn yet."""
+        try:
+            return self._queue.qsize()
+        except NotImplementedError:  # macOS
+            return 0
+
+    def close(self, keep: bool = True) -> None:
+        """Finish the file (or throw it away). RuntimeError if drawing failed."""
+        if not keep:
+            self._process.terminate()
+            self._process.join()
+            self.path.with_name(self.path.name + ".part").unlink(missing_ok=True)
+            return
+        self._queue.put(None)
+        try:
+            error = self._answer.recv()
+        except EOFError:
+            error = "the drawing process ended early"
+        self._process.join()
+        if error:
+            raise RuntimeError(f"{self.path.name}: {error}")
+
+
+def _draw_all(path: str, task, world_seed: int, frames, answer) -> None:
+    """The second process: state and words in, one mp4 out."""
+    os.environ.setdefault("LP_NUM_THREADS", "1")  # software GL: one core, the other one is the run's
+    try:
+        from envs.tabletop.world import World
+
+        world = World(render=True)
+        world.reset(task, world_seed)
+        part = path + ".part"
+        with Video(part) as video:
+            while (item := _next(frames)) is not None:
+                snapshot, caption = item
+                world.restore(snapshot)
+                pixels = world.observe()["pixels"]
+                video.add(compose(world.render(*VIEW), pixels, caption))
+        os.replace(part, path)
+        answer.send(None)
+    except (KeyboardInterrupt, EOFError):
+        pass
+    except BaseException as error:
+        answer.send(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+
+
+def _next(frames):
+    """The next frame; None at the end, and EOFError when the run that sent them is gone."""
+    parent = mp.parent_process()
+    while True:
+        try:
+            return frames.get(timeout=2.0)
+        except queue.Empty:
+            if parent is not None and not parent.is_alive():
+                raise EOFError from None
+
+
+class Video:
+    """An H.264 file in yuv420p, which every player and browser shows."""
+
+    def __init__(self, path: Path | str, fps: int = FPS):
+        import av
+
+        self._container = av.open(str(path), "w", format="mp4")
+        self._stream = self._container.add_stream("libx264", rate=Fraction(fps))
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.options = {"crf": "21", "preset": "veryfast"}
+        self._stream.codec_context.thread_count = 1
+        self._sized = False
+
+    def add(self, picture: np.ndarray) -> None:
+        """picture: (H, W, 3) uint8, the same even size each time."""
+        import av
+
+        if not self._sized:
+            self._stream.height, self._stream.width = picture.shape[:2]
+            self._sized = True
+        for packet in self._stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+            self._container.mux(packet)
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None and not self._sized:
+            self._container.close()
+            raise UserError("video: expected at least one frame, got none")
+        if kind is None:
+            for packet in self._stream.encode():
+                self._container.mux(packet)
+        self._container.close()
+
+
+def compose(view: np.ndarray, pixels: dict[str, np.ndarray], caption: Caption) -> np.ndarray:
+    """One frame: the person's view, beside it what the policy sees (with the plan's point), below the words."""
+    from PIL import Image, ImageDraw
+
+    width, height = view.shape[1] + COLUMN, view.shape[0] + FOOTER
+    frame = Image.new("RGB", (width, height), PAPER)
+    frame.paste(Image.fromarray(view), (0, 0))
+    draw = ImageDraw.Draw(frame)
+    left, top, side = view.shape[1] + MARGIN, MARGIN, COLUMN - 2 * MARGIN
+    for name, image in pixels.items():
+        size = side if name == "front" else side * 3 // 4
+        if top + 20 + size > height - FOOTER:
+            size = height - FOOTER - top - 20
+        draw.text((left, top), f"{name} camera", font=_font(13), fill=DIM)
+        top += 18
+        frame.paste(Image.fromarray(image).resize((size, size), Image.NEAREST), (left, top))
+        if name == "front" and caption.target is not None:
+            y, x = top + caption.target[0] * size, left + caption.target[1] * size
+            draw.ellipse((x - 9, y - 9, x + 9, y + 9), outline=PAPER, width=4)
+            draw.ellipse((x - 8, y - 8, x + 8, y + 8), outline=ACCENT, width=2)
+        top += size + MARGIN
+    base = view.shape[0] + 8
+    draw.text((MARGIN, base), _fit(draw, caption.instruction, 17, width - 120), font=_font(17), fill=INK)
+    draw.text((MARGIN, base + 26), "→ " + caption.subtask, font=_font(19), fill=ACCENT)
+    if caption.memory and caption.memory != "nothing":
+        memory = _fit(draw, f"memory: {caption.memory}", 14, width - 24)
+        draw.text((MARGIN, base + 54), memory, font=_font(14), fill=DIM)
+    clock = f"{caption.seconds:5.1f} s"
+    draw.text((width - MARGIN, base + 2), clock, font=_font(14), fill=DIM, anchor="ra")
+    if caption.note:
+        draw.text((width - MARGIN, base + 54), caption.note, font=_font(14), fill=DIM, anchor="ra")
+    if caption.success:
+        draw.text((width - MARGIN, base + 26), "solved", font=_font(19), fill=GOOD, anchor="ra")
+    bar = height - 5
+    draw.rectangle((0, bar, width, height), fill=(44, 47, 54))
+    draw.rectangle((0, bar, int(width * caption.progress), height), fill=GOOD if caption.success else ACCENT)
+    return np.asarray(frame)
+
+
+_FONTS: dict[int, object] = {}
+
+
+def _font(size: int):
+    from PIL import ImageFont
+
+    if size not in _FONTS:
+        _FONTS[size] = ImageFont.load_default(size)
+    return _FONTS[size]
+
+
+def _fit(draw, text: str, size: int, width: int) -> str:
+    """Cut to the width, so that a long instruction never runs into the clock."""
+    while len(text) > 1 and draw.textlength(text, font=_font(size)) > width:
+        text = text[:-2].rstrip() + "…"
+    return text

@@ -1,0 +1,73 @@
+"""The `steersman` command. Each subcommand is a script in `examples/`; errors are told here."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "rollout": "watch the shipped agent read an instruction and do it; saves a video",
+    "evaluate": "success over many seeds, with intervals, per family",
+    "collect": "demonstrations and DAgger rounds, written as a LeRobot dataset",
+    "train": "train an agent, resumable",
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: steersman COMMAND [options]",
+            "",
+            "A hierarchical robot agent: a planner writes the next subtask, a controller does it.",
+            "",
+            *lines,
+            "",
+            "steersman COMMAND --help lists its options. steersman --version tells the version.",
+        ]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code: 0 well, 1 something failed, 2 a mistake in what was asked, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"steersman {version('steersman')}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"error: command: expected one of {known}, got '{name}'", file=sys.stderr)
+        return 2
+    return run(f"examples.{name}", f"steersman {name}", rest)
+
+
+def run(module: str, program: str, arguments: list[str]) -> int:
+    """Run a script's `main`, its arguments parsed by its signature, its user's mistakes told in one line."""
+    import tyro
+
+    from backbone.errors import UserError
+    from envs.errors import WorldError
+
+    try:
+        script = importlib.import_module(module)
+        return tyro.cli(script.main, prog=program, args=arguments, description=script.__doc__) or 0
+    except (UserError, WorldError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output is gone (`| head`)
+        sys.stderr.close()
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
