@@ -1,0 +1,54 @@
+"""Masked attention with grouped keys, in two interchangeable implementations, and the rotary positions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MASKED = -30000.0  # finite in every dtype, and exp() of it is exactly 0: no row can turn into NaN
+
+
+def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, S, N) bool (True = may look) -> additive (B, 1, S, N): 0 where allowed, MASKED elsewhere."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, MASKED)[:, None]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, implementation: str = "math") -> Tensor:
+    """q (B, S, heads, D); k, v (B, N, kv_heads, D); bias (B or 1, 1, S, N) or None -> (B, S, heads * D).
+
+    "math": plain matmul, softmax, matmul; query heads that share a key head are one taller matrix, so keys
+    are never repeated. On CPUs its bfloat16 backward is far faster than the fused kernel's.
+    "sdpa": torch's scaled_dot_product_attention, the choice for CUDA.
+    """
+    batch, queries, heads, dim = q.shape
+    keys, groups = k.shape[1], heads // k.shape[2]
+    if bias is not None:
+        bias = bias.to(q.dtype)
+    if implementation == "sdpa":
+        out = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=bias, enable_gqa=groups > 1
+        )
+        return out.transpose(1, 2).reshape(batch, queries, heads * dim)
+    if implementation != "math":
+        raise ValueError(f"attention: expected 'math' or 'sdpa', got {implementation!r}")
+    shape = (batch, k.shape[2], groups * queries)
+    q = q.unflatten(2, (-1, groups)).permute(0, 2, 3, 1, 4).reshape(*shape, dim)
+    scores = (q * dim**-0.5) @ k.permute(0, 2, 3, 1)  # (B, kv, groups * S, N)
+    if bias is not None:
+        scores = (scores.view(batch, -1, groups, queries, keys) + bias[:, None]).view(*shape, keys)
+    out = scores.softmax(-1) @ v.transpose(1, 2)
+    return out.view(batch, -1, groups, queries, dim).permute(0, 3, 1, 2, 4).reshape(batch, queries, heads * dim)
+
+
+def rotary(positions: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """positions (S,) or (B, S) -> cosines and sines (..., S, 1, dim / 2), float32."""
+    frequency = theta ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
+    angle = positions.float()[..., None] * frequency
+    return angle.cos().unsqueeze(-2), angle.sin().unsqueeze(-2)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding, halves convention. x (B, S, heads, D)."""
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)

@@ -1,0 +1,206 @@
+"""The prefix as a list of segments. Masks, positions, what the expert reads and what is learnt follow from it.
+
+Rules of attention:
+- a segment that `opens` starts a new bidirectional block, one that `joins` belongs to the block before it;
+- inside a block everything sees everything; a `causal` segment is a block of its own, read left to right;
+- towards earlier blocks a segment sees the segments it names in `sees` (None: all of them);
+- the action suffix sees the segments marked `expert_reads` and itself.
+
+Every segment has a fixed length and so a fixed slot; what a sample lacks is masked (`valid`), never removed.
+Since no segment sees a later block, a selection of segments that is closed under `sees` can be computed alone, with
+the very same numbers: that is how the controller trains without the planner's inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor
+
+KINDS = ("image", "text", "state", "actions")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`source`: where its content comes from in a batch, e.g. "images.front", "state", "instruction_ids"."""
+
+    name: str
+    kind: str
+    length: int
+    source: str
+    attend: str = "opens"  # opens, joins, causal
+    sees: tuple[str, ...] | None = None
+    expert_reads: bool = False
+    target: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`starts`: first slot of every segment (given by `select`; by default the segments lie end to end).
+
+    positions "slots": a token's rotary position is its slot. "packed": pads take no position (PaliGemma family).
+    """
+
+    segments: tuple[Segment, ...]
+    positions: str = "slots"
+    starts: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        seen: list[str] = []
+        for segment in self.segments:
+            if segment.kind not in KINDS or segment.attend not in ("opens", "joins", "causal"):
+                raise ValueError(f"layout: segment '{segment.name}' has an unknown kind or way to attend")
+            for name in segment.sees or ():
+                if name not in seen:
+                    raise ValueError(f"layout: '{segment.name}' sees '{name}', which does not come before it")
+            if segment.name in seen:
+                raise ValueError(f"layout: two segments are named '{segment.name}'")
+            seen.append(segment.name)
+        if self.starts is None:
+            starts = [0]
+            for segment in self.segments:
+                starts.append(starts[-1] + segment.length)
+            object.__setattr__(self, "starts", tuple(starts[:-1]))
+
+    # --- finding one's way -------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Segment:
+        return self.segments[self.names.index(name)]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.segments)
+
+    @cached_property
+    def length(self) -> int:
+        """Number of tokens (columns) of this layout."""
+        return sum(s.length for s in self.segments)
+
+    @cached_property
+    def slots_needed(self) -> int:
+        return max((start + s.length for start, s in zip(self.starts, self.segments, strict=True)), default=0)
+
+    def start(self, name: str) -> int:
+        """The first slot of a segment."""
+        return self.starts[self.names.index(name)]
+
+    def span(self, name: str) -> slice:
+        """The segment's columns in a sequence that holds exactly this layout's segments."""
+        at = self.names.index(name)
+        first = sum(s.length for s in self.segments[:at])
+        return slice(first, first + self.segments[at].length)
+
+    # --- parts -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def prefix(self) -> Layout:
+        """Without the action suffix."""
+        return self.select(tuple(s.name for s in self.segments if s.kind != "actions"))
+
+    @cached_property
+    def suffix(self) -> Segment | None:
+        return next((s for s in self.segments if s.kind == "actions"), None)
+
+    @cached_property
+    def planner(self) -> Layout:
+        """All that has to be computed to predict the target text."""
+        return self.select(self.closure(tuple(s.name for s in self.segments if s.target)))
+
+    @cached_property
+    def controller(self) -> Layout:
+        """All that has to be computed for the action expert."""
+        return self.select(self.closure(tuple(s.name for s in self.segments if s.expert_reads)))
+
+    def closure(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The named segments and, transitively, everything they see, in order."""
+        wanted = set(names)
+        for at in reversed(range(len(self.segments))):
+            if self.names[at] in wanted:
+                wanted |= {self.names[j] for j in range(len(self.segments)) if self._sees(at, j)}
+        return tuple(name for name in self.names if name in wanted)
+
+    def select(self, names: tuple[str, ...], lengths: tuple[tuple[str, int], ...] = ()) -> Layout:
+        """Only these segments, in their slots; `lengths` shortens some (right for text whose tail is padding)."""
+        return _select(self, tuple(names), tuple(lengths))
+
+    def part(self, names: tuple[str, ...]) -> Layout:
+        """These segments in their slots, to be computed onto a cache that already holds what they see."""
+        picked = [(s, t) for s, t in zip(self.segments, self.starts, strict=True) if s.name in names]
+        segments = tuple(replace(s, sees=()) for s, _ in picked)
+        return replace(self, segments=segments, starts=tuple(start for _, start in picked))
+
+    # --- what follows from the list ----------------------------------------------------------------------
+
+    @cached_property
+    def _blocks(self) -> tuple[int, ...]:
+        blocks: list[int] = []
+        for at, segment in enumerate(self.segments):
+            joins = segment.attend == "joins" and at > 0 and self.segments[at - 1].attend != "causal"
+            blocks.append(blocks[-1] if joins else (blocks[-1] + 1 if blocks else 0))
+        return tuple(blocks)
+
+    def _sees(self, query: int, key: int) -> bool:
+        if self._blocks[query] == self._blocks[key]:
+            return True
+        if key > query:
+            return False
+        segment = self.segments[query]
+        if segment.kind == "actions":
+            return self.segments[key].expert_reads
+        return segment.sees is None or self.segments[key].name in segment.sees
+
+    @cached_property
+    def allowed(self) -> Tensor:
+        """(n, n) bool: may row look at column, before anything about pads."""
+        rows = []
+        for q, query in enumerate(self.segments):
+            row = []
+            for k, key in enumerate(self.segments):
+                tile = torch.full((query.length, key.length), self._sees(q, k))
+                row.append(tile.tril() if q == k and query.attend == "causal" else tile)
+            rows.append(torch.cat(row, 1))
+        return torch.cat(rows)
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """(n,) the slot of every column."""
+        pairs = zip(self.starts, self.segments, strict=True)
+        return torch.cat([torch.arange(start, start + s.length) for start, s in pairs])
+
+    @cached_property
+    def expert_columns(self) -> Tensor:
+        """(n,) bool: columns the action expert may read."""
+        return torch.cat([torch.full((s.length,), s.expert_reads) for s in self.segments])
+
+    def mask(self, valid: Tensor) -> Tensor:
+        """valid (B, n) bool -> (B, n, n) bool. A pad sees itself, so that no row is empty; nobody sees a pad."""
+        allowed = self.allowed.to(valid.device)
+        return (allowed & valid[:, None, :]) | torch.eye(self.length, dtype=torch.bool, device=valid.device)
+
+    def token_positions(self, valid: Tensor) -> Tensor:
+        """Rotary positions, (n,) or (B, n)."""
+        if self.positions == "slots":
+            return self.slots.to(valid.device)
+        return (valid.long().cumsum(1) - 1).clamp(min=0)
+
+
+@lru_cache(maxsize=4096)
+def _select(layout: Layout, names: tuple[str, ...], lengths: tuple[tuple[str, int], ...]) -> Layout:
+    unknown = set(names) - set(layout.names)
+    if unknown:
+        raise ValueError(f"layout: no segment named {sorted(unknown)}")
+    missing = set(layout.closure(names)) - set(names)
+    if missing:
+        raise ValueError(f"layout: {list(names)} cannot be computed without {sorted(missing)}")
+    short = dict(lengths)
+    picked, starts = [], []
+    for start, segment in zip(layout.starts, layout.segments, strict=True):
+        if segment.name in names:
+            length = short.get(segment.name, segment.length)
+            if not 0 < length <= segment.length:
+                raise ValueError(f"layout: '{segment.name}' holds 1 to {segment.length} tokens, got {length}")
+            picked.append(replace(segment, length=length))
+            starts.append(start)
+    return replace(layout, segments=tuple(picked), starts=tuple(starts))

@@ -1,0 +1,214 @@
+"""One network for both levels: cameras, words and state into the decoder; text, a place and actions out of it.
+
+A planner's sample computes the segments its target needs, a controller's sample those the action expert reads
+(see backbone/layout.py); both are one forward, so that one optimiser step, and DDP, see one network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbone import losses
+from backbone.attention import mask_bias
+from backbone.cache import Beside, Collect
+from backbone.embeddings import StateToken, TextEmbedding
+from backbone.layout import Layout
+from backbone.normalise import Normaliser
+from backbone.pointer import Pointer
+from backbone.presets import Preset
+from backbone.tokenizer import LOC_BINS, PAD, POINT
+from backbone.transformer import Stream, time_features
+from backbone.vision import VisionTower
+
+
+@dataclass
+class Encoded:
+    """A computed prefix: hidden states (B, n, width) of `layout`, which of them are real, and what was seen."""
+
+    layout: Layout
+    hidden: Tensor
+    valid: Tensor
+    memory: Collect
+    fine: dict[str, Tensor]
+
+
+class Network(nn.Module):
+    """Build one with `Network(preset)`; read one with `backbone.checkpoint.load`."""
+
+    def __init__(self, preset: Preset):
+        super().__init__()
+        p = self.preset = preset
+        self.layout = p.layout
+        width = p.decoder.width
+        if p.words <= POINT:
+            raise ValueError("network: the preset does not say how many words its tokenizer has")
+        cameras = p.cameras[:1] if p.shared_tower else p.cameras
+        self.towers = nn.ModuleDict({name: VisionTower(c, width, p.attention) for name, c in cameras})
+        self.text = TextEmbedding(p.words, width, p.location_embedding, p.embed_scale)
+        self.state = StateToken(p.state_dim, width, p.state_octaves)
+        self.state_norm = Normaliser(p.state_dim)
+        self.slot = nn.Embedding(p.layout.slots_needed, width) if p.slot_embedding else None
+        self.decoder = Stream(p.decoder, attention=p.attention)
+        if p.layout.planner.segments:
+            outputs = p.words + (0 if p.pointer else LOC_BINS)
+            self.head = nn.Linear(width, outputs, bias=False) if not p.tied_head else None
+            if p.pointer:
+                self.pointer = Pointer(p.vision(p.pointer).channels[0], width, p.pointer_width)
+        if p.expert:
+            self.action_norm = Normaliser(p.action_dim)
+            self.expert = Stream(p.expert, adaptive=True, attention=p.attention)
+            self.action_in = nn.Linear(p.action_dim, p.expert.width)
+            self.action_out = nn.Linear(p.expert.width, p.action_dim)
+            self.time_in = nn.Linear(p.expert.width, p.expert.width)
+            self.time_out = nn.Linear(p.expert.width, p.expert.width)
+            self.action_slot = nn.Parameter(torch.randn(p.horizon, p.expert.width) * 0.02)
+        if self.slot is not None:
+            nn.init.normal_(self.slot.weight, std=0.1)
+
+    @property
+    def device(self) -> torch.device:
+        return self.state.linear.weight.device
+
+    # --- prefix ------------------------------------------------------------------------------------------
+
+    def embed(self, layout: Layout, inputs: dict) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The tokens of a prefix: x (B, n, width), valid (B, n) bool, fine maps of the cameras.
+
+        inputs: what the segments' sources name. Images (B, H, W, 3) uint8 or with a time axis; "state" (B, D) in
+        physical units; ids (B, <= length). Optional "there": {segment name: (B,) bool} for what may be absent.
+        """
+        parts, valid, fine = [], [], {}
+        for segment in layout.segments:
+            if segment.kind == "image":
+                camera = segment.source.removeprefix("images.")
+                tower = self.towers[camera if camera in self.towers else next(iter(self.towers))]
+                tokens, fine[camera] = tower(inputs["images"][camera])
+                real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+            elif segment.kind == "state":
+                tokens = self.state(self.state_norm(inputs["state"]))
+                real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+            else:
+                ids = inputs[segment.source][:, : segment.length]
+                ids = F.pad(ids, (0, segment.length - ids.shape[1]), value=PAD)
+                tokens, real = self.text(ids), ids != PAD
+            if segment.name in inputs.get("there", ()):
+                real = real & inputs["there"][segment.name][:, None]
+            if tokens.shape[1] != segment.length:
+                raise ValueError(f"layout: '{segment.name}' expected {segment.length} tokens, got {tokens.shape[1]}")
+            parts.append(tokens.float())
+            valid.append(real)
+        x = torch.cat(parts, 1)
+        if self.slot is not None:
+            x = x + self.slot(layout.slots.to(x.device))
+        return x, torch.cat(valid, 1), fine
+
+    def encode(self, layout: Layout, inputs: dict) -> Encoded:
+        """Compute a prefix in one pass over the whole sequence (training; inference has backbone/inference.py)."""
+        x, valid, fine = self.embed(layout, inputs)
+        memory = Collect()
+        bias = mask_bias(layout.mask(valid), x.dtype)
+        hidden = self.decoder(x, layout.token_positions(valid), bias, memory)
+        return Encoded(layout, hidden, valid, memory, fine)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., width) -> scores of the next token (..., words), float32."""
+        if self.head is None:
+            return F.linear(hidden, self.text.table.weight[: self.preset.words]).float()
+        return self.head(hidden).float()
+
+    # --- suffix ------------------------------------------------------------------------------------------
+
+    def modulation(self, time: Tensor) -> list[Tensor]:
+        """Flow time (B, F) or (B, F, H) -> the expert's modulation, (B, F, 1 or H, 3 D) each."""
+        time = time[..., None] if time.dim() == 2 else time
+        x = self.time_in(time_features(time, self.preset.expert.width))
+        return self.expert.modulation(F.silu(self.time_out(F.silu(x))))
+
+    def velocity(self, actions: Tensor, modulation: list[Tensor], positions: Tensor, bias: Tensor, memory) -> Tensor:
+        """Noisy normalised actions (B, F, H, A) -> velocity (B, F, H, A), float32. F chunks share one prefix."""
+        with torch.autocast(actions.device.type, enabled=False):
+            x = self.action_in(actions) + self.action_slot
+        x = self.expert(x, positions, bias, memory, modulation)
+        with torch.autocast(actions.device.type, enabled=False):
+            return self.action_out(x.float())
+
+    # --- losses ------------------------------------------------------------------------------------------
+
+    def forward(self, planner: dict | None = None, controller: dict | None = None, flow_samples: int = 4) -> dict:
+        """Losses of a planner's batch, a controller's batch, or both.
+
+        planner: images, state (B, 8), instruction_ids, memory_ids, target_ids (B, L; `Updated Memory:` first,
+        <point> or <eos> last, padded), point (B, 2; nan if none), weight (B,).
+        controller: images, state, plan_ids, actions (B, H, A) in robot units, valid (B, H) bool, weight (B,).
+        Returns "loss" = weighted sum of "text_loss", "point_loss", "flow_loss" (those that apply), and metrics.
+        """
+        p, out = self.preset, {}
+        if planner is not None:
+            out |= self._planner_losses(planner)
+        if controller is not None:
+            out |= self._controller_losses(controller, flow_samples)
+        parts = (("text_loss", p.text_weight), ("point_loss", p.point_weight), ("flow_loss", p.flow_weight))
+        out["loss"] = sum(out[name] * weight for name, weight in parts if name in out)
+        return out
+
+    def _shortened(self, layout: Layout, inputs: dict) -> Layout:
+        """Drop the columns that are padding in every sample; what remains keeps its slots and its numbers."""
+        lengths = []
+        for segment in layout.segments:
+            if segment.kind == "text":
+                used = int((inputs[segment.source] != PAD).sum(1).max())
+                lengths.append((segment.name, min(segment.length, max(1, used))))
+        return layout.select(layout.names, tuple(lengths))
+
+    def _planner_losses(self, batch: dict) -> dict[str, Tensor]:
+        target = batch["target_ids"]
+        inputs = {**batch, "target_ids": target[:, :-1].masked_fill(target[:, 1:] == PAD, PAD)}
+        layout = self._shortened(self.layout.planner, inputs)
+        name = next(s.name for s in layout.segments if s.target)
+        encoded = self.encode(layout, inputs)
+        hidden = encoded.hidden[:, layout.span(name)]
+        target = target[:, 1 : 1 + hidden.shape[1]]
+        weight = batch.get("weight", torch.ones(len(target), device=target.device))
+        out = losses.text(self.logits(hidden), target, weight)
+        if self.preset.pointer:
+            camera = self.preset.pointer
+            image = next(s.name for s in layout.segments if s.source == f"images.{camera}")
+            points = target == POINT
+            query = hidden[torch.arange(len(target), device=target.device), points.int().argmax(1)]
+            scores = self.pointer(encoded.fine[camera], encoded.hidden[:, layout.span(image)], query)
+            pixels = self.preset.vision(camera).image_size
+            weight = weight * (points.any(1) & ~batch["point"].isnan().any(1))
+            out |= losses.point(scores, batch["point"], weight, self.preset.pointer_sigma, pixels)
+        return out
+
+    def _controller_losses(self, batch: dict, samples: int) -> dict[str, Tensor]:
+        encoded = self.encode(self._shortened(self.layout.controller, batch), batch)
+        actions = self.action_norm(batch["actions"])[:, None]  # (B, 1, H, A)
+        noise = torch.randn(len(actions), samples, *actions.shape[2:], device=actions.device)
+        time = losses.sample_time(noise.shape[:2], noise.device)  # (B, F)
+        noisy = torch.lerp(actions, noise, time[..., None, None])
+        positions, mask = self.suffix_view(encoded.layout, encoded.valid, samples)
+        memory = Beside(encoded.memory, self.preset.knowledge_insulation)
+        bias = mask_bias(mask, noisy.dtype)
+        predicted = self.velocity(noisy, self.modulation(time), positions, bias, memory)
+        weight = batch.get("weight", torch.ones(len(actions), device=actions.device))
+        return losses.flow(predicted, noise - actions, batch["valid"], weight)
+
+    def suffix_view(self, layout: Layout, valid: Tensor, chunks: int) -> tuple[Tensor, Tensor]:
+        """Rotary positions and mask (B, F * H, n + F * H) of F chunks that share a prefix of n columns."""
+        device, horizon = valid.device, self.preset.horizon
+        columns = valid & layout.expert_columns.to(device)
+        start = self.layout.start(self.layout.suffix.name)
+        positions = torch.arange(horizon, device=device).repeat(chunks)
+        if layout.positions == "slots":
+            positions = positions + start
+        else:
+            positions = positions + columns.sum(1, keepdim=True)
+        own = torch.block_diag(*[torch.ones(horizon, horizon, dtype=torch.bool, device=device)] * chunks)
+        rows = (-1, chunks * horizon, -1)
+        mask = torch.cat((columns[:, None].expand(*rows), own.expand(len(valid), -1, -1)), 2)
+        return positions, mask

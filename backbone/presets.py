@@ -1,0 +1,161 @@
+"""What a network is made of, as data. A preset is one of these objects; no preset has code of its own."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+
+from backbone.errors import UserError
+from backbone.layout import Layout, Segment
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """One camera's tower.
+
+    stem "patch": SigLIP's patch convolution. stem "conv": pixels are gathered 4 x 4, two convolutions make a fine map
+    (image_size / 4, for pointing), strided convolutions with `channels` bring it down to the tokens' grid.
+    spacetime_every: every k-th block also attends over past frames (0: never).
+    """
+
+    image_size: int
+    width: int
+    depth: int
+    heads: int
+    mlp: int
+    stem: str = "patch"
+    patch: int = 14
+    channels: tuple[int, ...] = ()
+    pool: int = 1
+    final_norm: bool = True
+    frames: int = 1
+    spacetime_every: int = 0
+
+    @property
+    def grid(self) -> int:
+        """Tokens per side before pooling."""
+        return self.image_size // (self.patch if self.stem == "patch" else 4 * 2 ** (len(self.channels) - 1))
+
+    @property
+    def tokens(self) -> int:
+        return (self.grid // self.pool) ** 2
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """A transformer stack. The expert's heads, kv_heads, head_dim, depth and thetas are the decoder's."""
+
+    width: int
+    depth: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    sandwich: bool = True  # norms after attention and MLP too (Gemma 3)
+    qk_norm: bool = True
+    thetas: tuple[float, ...] = ()  # rotary base of every layer
+
+    def __post_init__(self):
+        if len(self.thetas) != self.depth:
+            object.__setattr__(self, "thetas", (self.thetas[0] if self.thetas else 10000.0,) * self.depth)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A whole network. `words`: vocabulary without location tokens; `vocabulary`: the tokenizer's fingerprint."""
+
+    name: str
+    cameras: tuple[tuple[str, VisionConfig], ...]
+    decoder: StreamConfig
+    expert: StreamConfig | None
+    layout: Layout
+    words: int = 0
+    vocabulary: str = ""
+    state_dim: int = 8
+    action_dim: int = 7
+    horizon: int = 10
+    steps: int = 5  # Euler steps from noise to actions
+    control_hz: float = 20.0
+    shared_tower: bool = False
+    state_octaves: int = 4  # Fourier features of the state beside the numbers themselves
+    location_embedding: str = "fourier"  # or "table"
+    pointer: str | None = "front"  # the camera a plan points into, None: locations come from the language head
+    pointer_width: int = 64
+    pointer_sigma: float = 0.7  # of the soft target, in cells of the fine map
+    slot_embedding: bool = True
+    embed_scale: bool = False  # multiply text embeddings by sqrt(width) (Gemma)
+    tied_head: bool = False
+    knowledge_insulation: bool = False
+    attention: str = "math"
+    text_weight: float = 1.0
+    point_weight: float = 0.5
+    flow_weight: float = 1.0
+
+    def vision(self, camera: str) -> VisionConfig:
+        return dict(self.cameras)[camera]
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Preset:
+        """The inverse of `to_dict` after a trip through JSON; UserError names what is missing or unknown."""
+        try:
+            data = dict(data)
+            data["cameras"] = tuple((name, _make(VisionConfig, cfg)) for name, cfg in data["cameras"])
+            data["decoder"] = _make(StreamConfig, data["decoder"])
+            data["expert"] = _make(StreamConfig, data["expert"]) if data["expert"] else None
+            layout = dict(data["layout"])
+            layout["segments"] = tuple(_make(Segment, s) for s in layout["segments"])
+            data["layout"] = _make(Layout, layout)
+            return _make(cls, data)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"config: not a network description ({error})") from error
+
+
+def _make(kind, data: dict):
+    known = {f.name for f in fields(kind)}
+    unknown = set(data) - known
+    if unknown:
+        raise ValueError(f"unknown field '{sorted(unknown)[0]}' of {kind.__name__}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+
+NANO_LAYOUT = Layout(
+    (
+        # what the controller sees: its own hand and joints
+        Segment("wrist", "image", 16, "images.wrist", expert_reads=True),
+        Segment("state", "state", 1, "state", "joins", expert_reads=True),
+        # what the planner sees besides
+        Segment("front", "image", 64, "images.front", sees=("wrist", "state")),
+        Segment("instruction", "text", 24, "instruction_ids", "joins", sees=("wrist", "state")),
+        Segment("memory", "text", 12, "memory_ids", "joins", sees=("wrist", "state")),
+        # what the planner writes: Updated Memory: {memory} Subtask: {words}
+        Segment("decoded", "text", 24, "target_ids", "causal", target=True),
+        # the plan as the controller reads it: words and two locations, from whatever planner or person
+        Segment("plan", "text", 16, "plan_ids", sees=("wrist", "state"), expert_reads=True),
+        Segment("actions", "actions", 10, "actions"),
+    )
+)
+
+
+def nano(width: int = 192, depth: int = 5, expert_width: int = 128) -> Preset:
+    """Trained here from scratch, runs on a CPU."""
+    heads = {"depth": depth, "heads": 6, "kv_heads": 2, "head_dim": 32, "thetas": (1000.0,)}
+    eye = {"stem": "conv", "channels": (64, 96, 128), "width": 128, "depth": 1, "heads": 4, "mlp": 256}
+    return Preset(
+        name="nano",
+        cameras=(("wrist", VisionConfig(image_size=64, **eye)), ("front", VisionConfig(image_size=128, **eye))),
+        decoder=StreamConfig(width=width, mlp=512, **heads),
+        expert=StreamConfig(width=expert_width, mlp=384, sandwich=False, **heads),
+        layout=NANO_LAYOUT,
+    )
+
+
+PRESETS = {"nano": nano}
+
+
+def preset(name: str, **changes) -> Preset:
+    """A preset by name; UserError names the known ones."""
+    if name not in PRESETS:
+        raise UserError(f"preset: expected one of {', '.join(PRESETS)}, got '{name}'")
+    return replace(PRESETS[name](), **changes)

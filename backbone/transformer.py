@@ -1,0 +1,136 @@
+"""Gemma-style blocks and the stream made of them. One class is the decoder and, with AdaRMS, the action expert."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbone.attention import attend, rotary, rotate
+from backbone.presets import StreamConfig
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * (1 + weight), in float32; the weight starts at zero (Gemma)."""
+
+    def __init__(self, dim: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), x.shape[-1:], 1 + self.weight, self.eps)
+
+
+class AdaRMS(nn.Module):
+    """RMS norm whose scale, shift and gate come from a condition; all zero at the start (openpi's order)."""
+
+    def __init__(self, dim: int, condition: int, eps: float = 1e-6):
+        super().__init__()
+        self.dense = nn.Linear(condition, 3 * dim)
+        nn.init.zeros_(self.dense.weight)
+        nn.init.zeros_(self.dense.bias)
+        self.eps = eps
+
+    def forward(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+        """x (..., D), modulation = dense(condition), broadcastable to (..., 3 D) -> normed x, gate."""
+        scale, shift, gate = modulation.float().chunk(3, -1)
+        return torch.addcmul(shift, F.rms_norm(x.float(), x.shape[-1:], eps=self.eps), 1 + scale), gate
+
+
+class Block(nn.Module):
+    """One layer: attention and GeGLU. `project` and `finish` stand around an attention that may span streams."""
+
+    def __init__(self, config: StreamConfig, adaptive: bool):
+        super().__init__()
+        c = self.config = config
+        self.adaptive = adaptive
+
+        def norm():
+            return AdaRMS(c.width, c.width) if adaptive else RMSNorm(c.width)
+
+        self.attention_norm, self.mlp_norm = norm(), norm()
+        self.qkv = nn.Linear(c.width, (c.heads + 2 * c.kv_heads) * c.head_dim, bias=False)
+        self.out = nn.Linear(c.heads * c.head_dim, c.width, bias=False)
+        self.gate_up = nn.Linear(c.width, 2 * c.mlp, bias=False)
+        self.down = nn.Linear(c.mlp, c.width, bias=False)
+        if c.qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(c.head_dim), RMSNorm(c.head_dim)
+        if c.sandwich:
+            self.after_attention, self.after_mlp = RMSNorm(c.width), RMSNorm(c.width)
+
+    def project(self, x: Tensor, rope: tuple[Tensor, Tensor], modulation: Tensor | None):
+        """x (B, S, D) or (B, F, H, D) -> q (B, S, heads, d), k and v (B, S, kv_heads, d), gate (None if plain)."""
+        c, gate = self.config, None
+        if self.adaptive:
+            x, gate = self.attention_norm(x, modulation)
+        else:
+            x = self.attention_norm(x)
+        qkv = self.qkv(x).view(x.shape[0], -1, c.heads + 2 * c.kv_heads, c.head_dim)
+        qk, v = qkv.split((c.heads + c.kv_heads, c.kv_heads), 2)
+        if c.qk_norm:  # one pass over queries and keys together
+            weight = torch.cat(
+                (self.q_norm.weight.expand(c.heads, -1), self.k_norm.weight.expand(c.kv_heads, -1))
+            )
+            qk = F.rms_norm(qk.float(), qk.shape[-1:], eps=self.q_norm.eps) * (1 + weight)
+        qk = rotate(qk, *rope).to(v.dtype)
+        return qk[:, :, : c.heads], qk[:, :, c.heads :], v, gate
+
+    def finish(self, x: Tensor, attended: Tensor, gate: Tensor | None, modulation: Tensor | None) -> Tensor:
+        """Add what attention brought (B, S, heads * d) and then the MLP, both gated in an adaptive block."""
+        y = self.out(attended).view(x.shape)
+        if self.config.sandwich:
+            y = self.after_attention(y)
+        x = x + y if gate is None else torch.addcmul(x, y, gate)
+        if self.adaptive:
+            y, gate = self.mlp_norm(x, modulation)
+        else:
+            y, gate = self.mlp_norm(x), None
+        a, b = self.gate_up(y).chunk(2, -1)
+        y = self.down(F.gelu(a, approximate="tanh") * b)
+        if self.config.sandwich:
+            y = self.after_mlp(y)
+        return x + y if gate is None else torch.addcmul(x, y, gate)
+
+
+class Stream(nn.Module):
+    """A stack of blocks with its final norm: the decoder, or (adaptive) the action expert."""
+
+    def __init__(self, config: StreamConfig, adaptive: bool = False, attention: str = "math"):
+        super().__init__()
+        self.config, self.adaptive, self.attention = config, adaptive, attention
+        self.blocks = nn.ModuleList(Block(config, adaptive) for _ in range(config.depth))
+        self.norm = AdaRMS(config.width, config.width) if adaptive else RMSNorm(config.width)
+        for block in self.blocks:  # residual branches start small, so depth does not blow up the stream
+            for branch in (block.out, block.down):
+                nn.init.normal_(branch.weight, std=0.02 / math.sqrt(2 * config.depth) if not adaptive else 0.02)
+
+    def modulation(self, condition: Tensor) -> list[Tensor]:
+        """condition (..., D) -> what every AdaRMS of the stack needs, (..., 3 D) each, the final norm last."""
+        norms = [n for block in self.blocks for n in (block.attention_norm, block.mlp_norm)]
+        return [norm.dense(condition) for norm in (*norms, self.norm)]
+
+    def forward(
+        self, x: Tensor, positions: Tensor, bias: Tensor, memory, modulation: list[Tensor] | None = None
+    ) -> Tensor:
+        """x (B, S, D) or (B, F, H, D) with F * H = S; positions (S,) or (B, S); bias (B, 1, S, N).
+
+        memory: a Collect, Beside or Cache, which says what the S queries attend to (N keys).
+        """
+        ropes = {theta: rotary(positions, self.config.head_dim, theta) for theta in set(self.config.thetas)}
+        for layer, block in enumerate(self.blocks):
+            first, second = modulation[2 * layer : 2 * layer + 2] if self.adaptive else (None, None)
+            q, k, v, gate = block.project(x, ropes[self.config.thetas[layer]], first)
+            keys, values = memory.extend(layer, k, v)
+            x = block.finish(x, attend(q, keys, values, bias, self.attention), gate, second)
+        return self.norm(x, modulation[-1])[0] if self.adaptive else self.norm(x)
+
+
+def time_features(time: Tensor, dim: int, shortest: float = 4e-3, longest: float = 4.0) -> Tensor:
+    """Flow time (...) -> (..., dim): sines, then cosines, of 2 pi t / period, periods spaced geometrically."""
+    fraction = torch.linspace(0, 1, dim // 2, dtype=torch.float64)  # on the CPU: MPS has no float64
+    period = (shortest * (longest / shortest) ** fraction).to(time.device, torch.float32)
+    angle = 2 * math.pi * time.float()[..., None] / period
+    return torch.cat((angle.sin(), angle.cos()), -1)

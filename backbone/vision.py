@@ -1,0 +1,140 @@
+"""Camera pictures to tokens: a stem (SigLIP's patches, or small convolutions with a fine map), then ViT blocks.
+
+Blocks can attend over past frames too ("space-time"): values are first mixed over time, per patch and causally, then
+over space, with one set of projections. The offset of the current frame embeds as exactly zero, so one frame alone gives exactly
+the numbers of a plain ViT, and pretrained image weights stay right.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbone.attention import attend, mask_bias
+from backbone.presets import VisionConfig
+from backbone.transformer import time_features
+
+
+class PatchStem(nn.Module):
+    """Non-overlapping patches through one convolution (SigLIP). Makes no fine map."""
+
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        self.patch = nn.Conv2d(3, config.width, config.patch, config.patch)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, None]:
+        """images (B, H, W, 3) in [-1, 1] -> (B, grid * grid, width), None."""
+        return self.patch(images.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2), None
+
+
+class ConvStem(nn.Module):
+    """4 x 4 pixels become channels, two convolutions on that grid (the fine map), then strided ones."""
+
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        first, *rest = config.channels
+        self.entry = nn.Conv2d(48, first, 3, padding=1)
+        self.fine = nn.Conv2d(first, first, 3, padding=1)
+        self.down = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(config.channels, rest, strict=False)
+        )
+        self.norms = nn.ModuleList(nn.GroupNorm(8, c) for c in (first, first, *rest))
+        self.out = nn.Linear(config.channels[-1], config.width)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images (B, H, W, 3) in [-1, 1] -> tokens (B, grid * grid, width), fine map (B, H/4, W/4, channels[0])."""
+        b, h, w, _ = images.shape
+        x = images.view(b, h // 4, 4, w // 4, 4, 3).permute(0, 2, 4, 5, 1, 3).reshape(b, 48, h // 4, w // 4)
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = F.relu(self.norms[0](self.entry(x)))
+        fine = x = x + F.relu(self.norms[1](self.fine(x)))
+        for conv, norm in zip(self.down, self.norms[2:], strict=True):
+            x = F.relu(norm(conv(x)))
+        return self.out(x.permute(0, 2, 3, 1).flatten(1, 2)), fine.permute(0, 2, 3, 1)
+
+
+class VisionBlock(nn.Module):
+    """Pre-norm ViT block, with optional attention over frames."""
+
+    def __init__(self, config: VisionConfig, temporal: bool, attention: str):
+        super().__init__()
+        self.heads, self.temporal, self.attention = config.heads, temporal, attention
+        self.norm1, self.norm2 = nn.LayerNorm(config.width, 1e-6), nn.LayerNorm(config.width, 1e-6)
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.up, self.down = nn.Linear(config.width, config.mlp), nn.Linear(config.mlp, config.width)
+
+    def forward(self, x: Tensor, frames: int = 1, ages: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """x (B * T, N, D), frames oldest first. ages (T, D): embedded offsets, bias (B, 1, T, T) over frames."""
+        mixes = self.temporal and frames > 1
+        seen = (x.unflatten(0, (-1, frames)) + ages[:, None]).flatten(0, 1) if mixes else x
+        q, k, v = self.qkv(self.norm1(seen)).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        if mixes:
+            v = self._over_time(q, k, v, frames, bias)
+        x = x + self.out(attend(q, k, v, None, self.attention))
+        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+
+    def _over_time(self, q: Tensor, k: Tensor, v: Tensor, frames: int, bias: Tensor) -> Tensor:
+        """Mix the values (B * T, N, heads, d) of each patch over the frames it may see."""
+        batch, patches = q.shape[0] // frames, q.shape[1]
+
+        def by_patch(y):  # (B * T, N, heads, d) -> (B * N, T, heads, d)
+            return y.unflatten(0, (batch, frames)).transpose(1, 2).flatten(0, 1)
+
+        mixed = attend(by_patch(q), by_patch(k), by_patch(v), bias.repeat_interleave(patches, 0), self.attention)
+        mixed = mixed.view(batch, patches, frames, *q.shape[2:])
+        return mixed.transpose(1, 2).flatten(0, 1)
+
+
+class VisionTower(nn.Module):
+    """One camera (or all of one size): pictures, possibly with their past, to tokens of the current picture."""
+
+    def __init__(self, config: VisionConfig, out: int, attention: str = "math"):
+        super().__init__()
+        self.config = config
+        self.stem = ConvStem(config) if config.stem == "conv" else PatchStem(config)
+        self.position = nn.Parameter(torch.randn(config.grid**2, config.width) * 0.02)
+        every = config.spacetime_every
+        self.blocks = nn.ModuleList(
+            VisionBlock(config, bool(every) and i % every == every - 1, attention) for i in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width, 1e-6) if config.final_norm else nn.Identity()
+        self.project = nn.Linear(config.width, out)
+
+    def forward(self, images: Tensor, history: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """images (B, H, W, 3) or (B, T, H, W, 3), uint8 or [-1, 1], oldest first; history (B, T) bool: is it there.
+
+        -> tokens (B, N, out) and the fine map (B, h, w, C) of the last frame (None for a patch stem).
+        A frame that is not there changes nothing; the last is always taken to be there.
+        """
+        frames = images.shape[1] if images.dim() == 5 else 1
+        pictures = images.flatten(0, 1) if images.dim() == 5 else images
+        x = pictures.float() / 127.5 - 1 if pictures.dtype == torch.uint8 else pictures
+        x, fine = self.stem(x)
+        x = x + self.position
+        ages = bias = None
+        if frames > 1:
+            ages, bias = self._time(images, history, frames)
+        for block in self.blocks:
+            x = block(x, frames, ages, bias)
+        x = x.unflatten(0, (-1, frames))[:, -1]
+        fine = None if fine is None else fine.unflatten(0, (-1, frames))[:, -1]
+        if self.config.pool > 1:
+            side = self.config.grid
+            x = F.avg_pool2d(x.transpose(1, 2).unflatten(2, (side, side)), self.config.pool).flatten(2).transpose(1, 2)
+        return self.project(self.norm(x)), fine
+
+    def _time(self, images: Tensor, history: Tensor | None, frames: int) -> tuple[Tensor, Tensor]:
+        """Embedded offsets (T, D), zero for the current frame, and the causal bias (B, 1, T, T)."""
+        offsets = torch.arange(1 - frames, 1, device=images.device, dtype=torch.float32)
+        ages = time_features(offsets, self.config.width, longest=40.0)
+        ages = ages - ages[-1]
+        there = torch.ones(images.shape[:2], dtype=torch.bool, device=images.device)
+        if history is not None:
+            there = history.clone()
+            there[:, -1] = True
+        causal = torch.ones(frames, frames, dtype=torch.bool, device=images.device).tril()
+        mask = causal & there[:, None, :] | torch.eye(frames, dtype=torch.bool, device=images.device)
+        return ages, mask_bias(mask, torch.float32)
