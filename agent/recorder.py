@@ -43,19 +43,20 @@ class Caption:
 class Recorder:
     """Draws and writes one episode in a second process. `add` returns at once; `close` waits for the file."""
 
-    def __init__(self, path: Path | str, task, world_seed: int, note: str = ""):
-        self.path, self.note = Path(path), note
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
         context = mp.get_context("spawn")
         self._queue = context.Queue()
         self._answer, answer = context.Pipe(duplex=False)
         self._process = context.Process(
-            target=_draw_all, args=(str(self.path), task, world_seed, self._queue, answer), daemon=True
+            target=_draw_all, args=(str(self.path), self._queue, answer), daemon=True
         )
         self._process.start()
         answer.close()
         self.frames = 0
 
     def add(self, snapshot, caption: Caption) -> None:
+        """snapshot: of `World.save()`, which another world can restore."""
         self._queue.put((snapshot, caption))
         self.frames += 1
 
@@ -84,14 +85,13 @@ class Recorder:
             raise RuntimeError(f"{self.path.name}: {error}")
 
 
-def _draw_all(path: str, task, world_seed: int, frames, answer) -> None:
+def _draw_all(path: str, frames, answer) -> None:
     """The second process: state and words in, one mp4 out."""
     os.environ.setdefault("LP_NUM_THREADS", "1")  # software GL: one core, the other one is the run's
     try:
         from envs.tabletop.world import World
 
         world = World(render=True)
-        world.reset(task, world_seed)
         part = path + ".part"
         with Video(part) as video:
             while (item := _next(frames)) is not None:
@@ -155,7 +155,7 @@ class Video:
 
 
 def compose(view: np.ndarray, pixels: dict[str, np.ndarray], caption: Caption) -> np.ndarray:
-    """One frame: the person's view, beside it what the policy sees (with the plan's point), below the words."""
+    """One frame: the person's view, beside it what the policy sees (with the plan's point), words below."""
     from PIL import Image, ImageDraw
 
     width, height = view.shape[1] + COLUMN, view.shape[0] + FOOTER

@@ -28,13 +28,13 @@ from backbone.errors import UserError
 from envs.errors import WorldError
 
 Record = dict[str, Any]
-Watcher = Callable[[Record, int, int], None]  # an episode's record, how many are finished, how many there are
+Watcher = Callable[[Record, int, int], None]  # record, episodes finished, episodes in all
 CONTROLLERS = ("learned", "teacher")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Who is evaluated on what. `controller="teacher"` is for diagnosis: the scripted teacher moves the arm."""
+    """Who is evaluated on what. The teacher as controller is for diagnosis: it moves the arm."""
 
     suite: str = "core"
     family: str | None = None
@@ -252,12 +252,7 @@ class _Store:
         if out is None:
             return
         identity = dataclasses.asdict(settings) | {"checkpoint_sha256": self.fingerprint}
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"out: expected a folder that can be written, got '{out}' ({error.strerror})"
-            ) from None
+        make_folder(out)
         run, lines = out / "run.json", out / "episodes.jsonl"
         if lines.exists():
             before = _read_json(run)
@@ -291,7 +286,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_records(path: Path) -> dict[int, Record]:
-    """Finished episodes by seed. A last line that was cut off by a kill is removed, so that appending stays safe."""
+    """Finished episodes by seed. A line that a kill cut off is removed, so that appending is safe."""
     finished, whole = {}, []
     for line in path.read_text().splitlines():
         try:
@@ -303,6 +298,14 @@ def _read_records(path: Path) -> dict[int, Record]:
             finished[record["seed"]] = record
     path.write_text("".join(line + "\n" for line in whole))
     return finished
+
+
+def make_folder(path: Path) -> None:
+    """Create it, with its parents; UserError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out: expected a folder to write in, got '{path}' ({error.strerror})") from None
 
 
 def write_json(path: Path, value: Any) -> None:

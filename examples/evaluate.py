@@ -1,0 +1,70 @@
+"""Success over many seeds with 95% intervals per family, and the planner against the scripted teacher.
+
+Writes OUT/episodes.jsonl (a record per episode as it finishes; run again to resume) and OUT/summary.json.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from agent.evaluation.runner import Settings, evaluate
+from agent.terminal import EvaluationView, planner_lines, summary_table
+from backbone.errors import UserError
+
+
+def main(
+    suite: str = "core",
+    episodes: int = 200,
+    seed: int = 0,
+    checkpoint: str = "nano",
+    planner: Literal["learned", "oracle", "none"] = "learned",
+    out: Path | None = None,
+    family: str | None = None,
+    controller: Literal["learned", "teacher"] = "learned",
+    execute: int = 8,
+    workers: int | None = None,
+) -> int:
+    """Args:
+    suite: which suite of tasks.
+    episodes: how many seeds.
+    seed: the first seed; the others are seed + 1, seed + 2, ...
+    checkpoint: "nano" (shipped) or a checkpoint directory.
+    planner: learned; oracle (the scripted teacher writes the plan); none (the instruction in the subtask's
+    place).
+    out: folder for the results; outputs/evaluate/SUITE-PLANNER by default.
+    family: only this task family (sort, stack, stow, clear, swap, press).
+    controller: learned; teacher (the scripted teacher moves the arm, for diagnosis).
+    execute: control steps (of 1/20 s) between looks.
+    workers: processes; the number of cores by default.
+    """
+    if episodes < 1:
+        raise UserError(f"episodes: expected at least 1, got {episodes}")
+    if seed < 0:
+        raise UserError(f"seed: expected 0 or more, got {seed}")
+    if workers is not None and workers < 0:
+        raise UserError(f"workers: expected 0 or more, got {workers}")
+    settings = Settings(suite, family, checkpoint, planner, controller, execute)
+    out = out or Path("outputs/evaluate") / "-".join(filter(None, (suite, family, planner)))
+    console = Console(highlight=False)
+    try:
+        with EvaluationView(console, f"{suite}, {planner} planner", episodes) as view:
+            summary = evaluate(settings, range(seed, seed + episodes), out, workers, watch=view.update)
+    except KeyboardInterrupt:
+        console.print(f"finished episodes are kept in {out}; the same command goes on from there")
+        raise
+    console.print(summary_table(summary))
+    for line in planner_lines(summary):
+        console.print(line)
+    console.print(f"saved in {out}")
+    return 1 if summary["errors"] else 0
+
+
+if __name__ == "__main__":
+    import sys
+
+    from steersman.cli import run
+
+    sys.exit(run("examples.evaluate", "evaluate.py", sys.argv[1:]))

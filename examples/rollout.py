@@ -1,0 +1,132 @@
+"""Watch the agent read an instruction, write its own subtasks and move the arm; saves a video and a record.
+
+Without arguments: the shipped agent puts a block in the drawer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from agent.evaluation.episode import RATE, run_episode
+from agent.evaluation.runner import Settings, build, make_folder, write_json
+from agent.recorder import FPS, Caption, Recorder
+from agent.terminal import EpisodeView
+from backbone.errors import UserError
+
+SHOWN_SEED = 0  # a scene of `core` in which a block goes into the drawer
+
+
+def main(
+    suite: str = "core",
+    family: str | None = None,
+    seed: int | None = None,
+    instruction: str | None = None,
+    checkpoint: str = "nano",
+    episodes: int = 1,
+    out: Path = Path("outputs/rollout"),
+    planner: Literal["learned", "oracle", "none"] = "learned",
+    controller: Literal["learned", "teacher"] = "learned",
+    execute: int = 8,
+    video: bool = True,
+) -> int:
+    """Args:
+    suite: which suite of tasks.
+    family: only this task family (sort, stack, stow, clear, swap, press).
+    seed: scene of the first episode; the next ones count up.
+    instruction: say this instead of the scene's own instruction.
+    checkpoint: "nano" (shipped) or a checkpoint directory.
+    episodes: how many to run.
+    out: folder for episode-SEED.mp4 and episode-SEED.json.
+    planner: learned; oracle (the scripted teacher, for diagnosis); none (the instruction in the subtask's
+    place).
+    controller: learned; teacher (the scripted teacher moves the arm, for diagnosis).
+    execute: control steps (of 1/20 s) between looks.
+    video: write the video.
+    """
+    if episodes < 1:
+        raise UserError(f"episodes: expected at least 1, got {episodes}")
+    if seed is not None and seed < 0:
+        raise UserError(f"seed: expected 0 or more, got {seed}")
+    first = SHOWN_SEED if seed is None else seed
+    make_folder(out)
+    console = Console(highlight=False)
+    settings = Settings(suite, family, checkpoint, planner, controller, execute)
+    with console.status("waking up"):
+        env, agent = build(settings)
+    learned = (planner, controller) == ("learned", "learned")
+    note = "" if learned else f"planner: {planner}, controller: {controller}"
+    solved = 0
+    try:
+        for number in range(first, first + episodes):
+            record = roll(console, env, agent, number, instruction, out, note, video)
+            solved += bool(record["success"])
+            console.print(outcome(record))
+    finally:
+        env.close()
+    if episodes > 1:
+        console.print(f"{solved} of {episodes} solved")
+    console.print(f"saved in {out}")
+    return 0
+
+
+def roll(console, env, agent, seed: int, instruction: str | None, out: Path, note: str, video: bool) -> dict:
+    """One episode: watched, recorded, its files written."""
+    recorder = Recorder(out / f"episode-{seed}.mp4") if video else None
+    view: EpisodeView | None = None
+
+    def watch(env, step, moment) -> None:
+        nonlocal view
+        if view is None:
+            view = EpisodeView(console, f"{env.suite} {env.task.family} {seed}", moment["instruction"])
+            view.__enter__()
+        view.update(step, moment)
+        if recorder is not None and moment["tick"] % (RATE // FPS) == 0:
+            plan = step.plan
+            target = None if plan is None or plan.target is None else (plan.target.y, plan.target.x)
+            words = ("", "") if plan is None else (plan.subtask, plan.memory)
+            caption = Caption(
+                moment["instruction"], *words, target, moment["tick"] / RATE,
+                moment["progress"], moment["success"], note,
+            )  # fmt: skip
+            recorder.add(env.world.save(), caption)
+
+    finished = False
+    try:
+        record = run_episode(env, agent, seed, instruction, watch=watch)
+        finished = True
+    finally:
+        if view is not None:
+            view.__exit__()
+        if recorder is not None and not finished:
+            recorder.close(keep=False)
+    if recorder is not None:
+        with console.status(f"drawing the video, {recorder.behind} frames to go"):
+            recorder.close()
+    write_json(out / f"episode-{seed}.json", record)
+    return record
+
+
+def outcome(record: dict) -> str:
+    """One line on how it went."""
+    times = record["timings"]
+    if record["success"] is None:
+        what = "[dim]not judged: this instruction has no goal that the world can check[/]"
+    elif record["success"]:
+        what = f"[bold green]solved[/] after {record['success_time']:.1f} s"
+    else:
+        what = f"[bold red]not solved[/], progress {record['progress']:.0%}"
+    return (
+        f"{what} · {len(record['subtasks'])} subtasks · plan and chunk {times['look_ms_p50']:.0f} ms · "
+        f"{times['real_time_factor']:.1f} times real time"
+    )
+
+
+if __name__ == "__main__":
+    import sys
+
+    from steersman.cli import run
+
+    sys.exit(run("examples.rollout", "rollout.py", sys.argv[1:]))
