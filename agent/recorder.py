@@ -164,11 +164,9 @@ def compose(view: np.ndarray, pixels: dict[str, np.ndarray], caption: Caption) -
     draw = ImageDraw.Draw(frame)
     left, top, side = view.shape[1] + MARGIN, MARGIN, COLUMN - 2 * MARGIN
     for name, image in pixels.items():
-        size = side if name == "front" else side * 3 // 4
-        if top + 20 + size > height - FOOTER:
-            size = height - FOOTER - top - 20
         draw.text((left, top), f"{name} camera", font=_font(13), fill=DIM)
         top += 18
+        size = min(side, view.shape[0] - top - 6)
         frame.paste(Image.fromarray(image).resize((size, size), Image.NEAREST), (left, top))
         if name == "front" and caption.target is not None:
             y, x = top + caption.target[0] * size, left + caption.target[1] * size
@@ -177,7 +175,8 @@ def compose(view: np.ndarray, pixels: dict[str, np.ndarray], caption: Caption) -
         top += size + MARGIN
     base = view.shape[0] + 8
     draw.text((MARGIN, base), _fit(draw, caption.instruction, 17, width - 120), font=_font(17), fill=INK)
-    draw.text((MARGIN, base + 26), "→ " + caption.subtask, font=_font(19), fill=ACCENT)
+    draw.polygon(((MARGIN, base + 32), (MARGIN, base + 44), (MARGIN + 9, base + 38)), fill=ACCENT)
+    draw.text((MARGIN + 16, base + 26), caption.subtask, font=_font(19), fill=ACCENT)
     if caption.memory and caption.memory != "nothing":
         memory = _fit(draw, f"memory: {caption.memory}", 14, width - 24)
         draw.text((MARGIN, base + 54), memory, font=_font(14), fill=DIM)
@@ -206,6 +205,6 @@ def _font(size: int):
 
 def _fit(draw, text: str, size: int, width: int) -> str:
     """Cut to the width, so that a long instruction never runs into the clock."""
-    while len(text) > 1 and draw.textlength(text, font=_font(size)) > width:
-        text = text[:-2].rstrip() + "…"
+    while len(text) > 3 and draw.textlength(text, font=_font(size)) > width:
+        text = text[:-4].rstrip() + "..."
     return text

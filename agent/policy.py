@@ -1,0 +1,59 @@
+"""Planner and controller of one network, on one prefill: look once, write the subtask, read it, act."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from backbone import checkpoint
+from backbone.inference import Run
+from backbone.network import Network
+from backbone.observation import Observation
+from backbone.tokenizer import Tokenizer
+from highlevel.learned import LearnedPlanner
+from highlevel.plan import Plan
+from lowlevel.controller import ActionChunk
+from lowlevel.learned import LearnedController
+
+
+class Policy:
+    """`planner` and `controller` can be used, and replaced, one by one. Nothing is carried between observations."""
+
+    def __init__(self, network: Network, tokenizer: Tokenizer, seed: int = 0):
+        self.network, self.tokenizer = network.eval(), tokenizer
+        self.planner = LearnedPlanner(network, tokenizer)
+        self.controller = LearnedController(network, tokenizer, seed)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, device: str | torch.device = "cpu", seed: int = 0) -> Policy:
+        """A shipped name ("nano"), a directory or a hub id; UserError in one line if it cannot be had."""
+        return cls(*checkpoint.load(name, device), seed=seed)
+
+    @property
+    def horizon(self) -> int:
+        return self.network.preset.horizon
+
+    def reset(self, seed: int = 0) -> None:
+        """Start the controller's noise anew."""
+        self.controller.reset(seed)
+
+    def plan(self, observation: Observation, memory: str = "", previous: Plan | None = None) -> Plan:
+        return self.planner.plan(observation, observation.instruction, memory, previous)
+
+    def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
+        return self.controller.act(observation, subtask, committed)
+
+    def step(
+        self,
+        observation: Observation,
+        memory: str = "",
+        previous: Plan | None = None,
+        committed: np.ndarray | None = None,
+    ) -> tuple[Plan, ActionChunk]:
+        """Plan, then act on that plan; cameras, state and words are encoded once for both."""
+        run = Run(self.network)
+        plan = self.planner.plan_on(run, observation, observation.instruction, memory, previous)
+        return plan, self.controller.act_on(run, plan.text, committed, time.perf_counter())
