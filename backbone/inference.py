@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from backbone.attention import mask_bias
 from backbone.cache import Cache
+from backbone.errors import UserError
 from backbone.layout import Layout
 from backbone.network import Network
+from backbone.observation import Observation
+from backbone.tokenizer import Tokenizer
 
 
 class Run:
@@ -76,3 +82,20 @@ class Run:
             positions = (cache.valid.long().cumsum(1) - 1).clamp(min=0)[:, slots]
         return self.network.decoder(x, positions, mask_bias(mask, x.dtype), cache.at(runs, end))
 
+
+def observed(observation: Observation, cameras: Iterable[str], device: torch.device) -> dict:
+    """What `Run.read` needs of an observation, as a batch of one."""
+    images = {c: torch.from_numpy(np.ascontiguousarray(observation.images[c]))[None].to(device) for c in cameras}
+    state = torch.as_tensor(np.asarray(observation.state), dtype=torch.float32, device=device)[None]
+    return {"images": images, "state": state}
+
+
+def encode_words(tokenizer: Tokenizer, text: str, length: int, what: str) -> list[int]:
+    """Padded ids; UserError naming the unknown words if they are more than a third of the text."""
+    unknown = tokenizer.unknown_words(text)
+    if len(unknown) * 3 > len(text.split()):
+        raise UserError(f"{what}: this network does not know the words {', '.join(map(repr, unknown))}")
+    try:
+        return tokenizer.encode(text, length)
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from None

@@ -1,0 +1,77 @@
+"""The controller of a network: reads a subtask's text beside wrist camera and state, makes a chunk of actions."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from backbone.errors import UserError
+from backbone.inference import Run, encode_words, observed
+from backbone.network import Network
+from backbone.observation import Observation
+from backbone.tokenizer import Tokenizer
+from lowlevel.controller import ActionChunk
+from lowlevel.flow import integrate, times
+
+
+class LearnedController:
+    """Any planner's text, or a person's, will do: it is read again, never taken over as hidden states."""
+
+    def __init__(self, network: Network, tokenizer: Tokenizer, seed: int = 0):
+        self.network, self.tokenizer = network, tokenizer
+        self.steps = network.preset.steps
+        layout = network.layout.controller
+        self.plan_segment = next(s for s in layout.segments if s.kind == "text")
+        self.context = tuple(name for name in layout.names if name != self.plan_segment.name)
+        self.cameras = {
+            camera: (config.image_size,) * 2
+            for camera, config in network.preset.cameras
+            if any(s.source == f"images.{camera}" for s in layout.segments)
+        }
+        self.reset(seed)
+
+    def reset(self, seed: int = 0) -> None:
+        """Start the noise anew: the same seed and observations give the same actions."""
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
+        """A chunk (H, A) in robot units. committed (K, A), K < H: actions already promised, kept as they are."""
+        started = time.perf_counter()
+        observation.check(self.cameras, self.network.preset.state_dim)
+        run = Run(self.network)
+        run.read(self.context, observed(observation, self.cameras, self.network.device))
+        return self.act_on(run, subtask, committed, started)
+
+    @torch.inference_mode()
+    def act_on(
+        self, run: Run, subtask: str, committed: np.ndarray | None = None, started: float | None = None
+    ) -> ActionChunk:
+        """The same on a prefix that has already been read."""
+        started = time.perf_counter() if started is None else started
+        net, p = self.network, self.network.preset
+        ids = encode_words(self.tokenizer, subtask, self.plan_segment.length, "subtask")
+        run.read((self.plan_segment.name,), {self.plan_segment.source: torch.tensor([ids], device=net.device)})
+        run.prepare_actions()
+        modulation = net.modulation(times(self.steps).to(net.device)[:, None])  # every step's, at once
+        kept = self._committed(committed)
+        noise = torch.randn(1, p.horizon, p.action_dim, generator=self.generator).to(net.device)
+
+        def velocity(x, step):
+            return run.velocity(x, [m[step : step + 1] for m in modulation])
+
+        actions = net.action_norm.inverse(integrate(velocity, noise, self.steps, kept))[0]
+        if committed is not None:
+            actions[: len(committed)] = torch.as_tensor(np.asarray(committed), dtype=torch.float32)
+        return ActionChunk(actions.cpu().numpy(), subtask, seconds=time.perf_counter() - started)
+
+    def _committed(self, committed: np.ndarray | None) -> torch.Tensor | None:
+        if committed is None or len(committed) == 0:
+            return None
+        p = self.network.preset
+        committed = np.asarray(committed, dtype=np.float32)
+        if committed.ndim != 2 or committed.shape[1] != p.action_dim or len(committed) >= p.horizon:
+            shape = f"(fewer than {p.horizon}, {p.action_dim})"
+            raise UserError(f"committed actions: expected shape {shape}, got {committed.shape}")
+        return self.network.action_norm(torch.from_numpy(committed).to(self.network.device))[None]
