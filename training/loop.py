@@ -1,0 +1,421 @@
+"""The training loop: one optimiser step learns from a planner's and a controller's batch, on one network.
+
+It runs on one CPU or GPU as it is, with `--processes 2` on two CPU cores, and under `accelerate launch`
+elsewhere. OUT/state.pt holds all that resuming needs and is replaced atomically; OUT/policy is the averaged
+network as a checkpoint that `Policy.from_pretrained` loads; OUT/log.jsonl and the tensorboard files hold
+the curves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from backbone.errors import UserError
+from backbone.network import Network
+from backbone.presets import preset
+from backbone.tokenizer import Tokenizer
+from training.batches import Jitter, Prefetch, Sampler
+from training.beside import Evaluation
+from training.cache import Cache
+from training.progress import Bar
+from training.schedule import Average, learning_rate
+
+AGREE = 10  # steps between two agreements of the processes on how far the run is and whether to stop
+HELD_OUT_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run. Give `minutes` or `steps` (whichever is over first ends it).
+
+    Args:
+        cache: the training cache, built by `python -m training.cache`.
+        out: where the run lives; a run that is there already is resumed.
+        preset: the network, by name.
+        init: a checkpoint to start from (a directory or name) instead of random weights.
+        minutes: training time, all sessions of this run together.
+        steps: optimiser steps.
+        planner_batch: samples of a planner's batch, in each process.
+        controller_batch: samples of a controller's batch, in each process.
+        planner_weight: of the text and point losses; 0 leaves the planner out.
+        controller_weight: of the flow loss; 0 leaves the controller out.
+        flow_samples: noisy chunks on one prefix.
+        schedule: "stable" falls in the last quarter, "cosine" over the whole run.
+        precision: "bf16" for autocast, "no" for float32.
+        save_minutes: between two states on disk.
+        validate_minutes: between two looks at the held-out episodes.
+        evaluate_minutes: between two closed-loop evaluations in a process beside; 0 for none.
+        evaluate_episodes: episodes of each of those.
+        max_frames: use only the first so many frames of the cache.
+        touch: read all pictures once at the start, so that they are in memory.
+    """
+
+    cache: Path = Path("data/cache")
+    out: Path = Path("runs/nano")
+    preset: str = "nano"
+    init: str | None = None
+    minutes: float | None = None
+    steps: int | None = None
+    planner_batch: int = 32
+    controller_batch: int = 64
+    planner_weight: float = 1.0
+    controller_weight: float = 1.0
+    flow_samples: int = 4
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    warmup: int = 300
+    schedule: Literal["stable", "cosine"] = "stable"
+    average: float = 0.999
+    clip: float = 1.0
+    precision: Literal["no", "bf16"] = "bf16"
+    seed: int = 0
+    near_boost: float = 2.0
+    jitter: Jitter = field(default_factory=Jitter)
+    save_minutes: float = 5.0
+    validate_minutes: float = 5.0
+    evaluate_minutes: float = 0.0
+    evaluate_episodes: int = 24
+    max_frames: int | None = None
+    touch: bool = True
+    log_steps: int = 50
+
+    def __post_init__(self):
+        if self.minutes is None and self.steps is None:
+            raise UserError("train: expected --minutes or --steps, got neither")
+        if self.planner_weight <= 0 and self.controller_weight <= 0:
+            raise UserError("train: expected a positive --planner-weight or --controller-weight, got neither")
+
+
+def new_network(config: Config, cache: Cache) -> tuple[Network, Tokenizer]:
+    """Fresh weights, or those of `config.init`; fresh ones get their normalisation from the cache."""
+    if config.init:
+        from backbone import checkpoint
+
+        return checkpoint.load(config.init)
+    from envs.tabletop.language import all_words
+
+    tokenizer = Tokenizer.from_words(all_words())
+    torch.manual_seed(config.seed)
+    network = Network(preset(config.preset, words=tokenizer.words, vocabulary=tokenizer.fingerprint))
+    train = ~cache.held_out
+    network.state_norm.set_quantiles(*np.quantile(cache.state[train], [0.01, 0.99], axis=0))
+    actions = cache.chunk[train][cache.valid[train]]
+    network.action_norm.set_quantiles(*np.quantile(actions, [0.01, 0.99], axis=0))
+    return network, tokenizer
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Only matrices decay: not norms, biases, embeddings of slots."""
+    named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+    decays = [p for n, p in named if p.dim() >= 2 and "slot" not in n]
+    others = [p for n, p in named if p.dim() < 2 or "slot" in n]
+    return [{"params": decays, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+class Trainer:
+    """One process of a run. `run()` trains until the time or the steps are over and leaves state and policy
+    on disk.
+    """
+
+    def __init__(self, config: Config):
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+
+        self.config = config
+        one_level = min(config.planner_weight, config.controller_weight) <= 0
+        self.accelerator = Accelerator(
+            mixed_precision=config.precision,
+            log_with="tensorboard",
+            project_dir=str(config.out),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=one_level)],
+        )
+        self.main = self.accelerator.is_main_process
+        cache = Cache(config.cache, config.max_frames, touch=config.touch and self.main)
+        network, self.tokenizer = new_network(config, cache)
+        device = self.accelerator.device
+        optimizer = torch.optim.AdamW(
+            parameter_groups(network, config.weight_decay),
+            config.learning_rate,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+        self.bare = self.accelerator.unwrap_model(self.network)
+        self.average = Average(self.bare.parameters(), config.average)
+        process = self.accelerator.process_index
+        self.sampler = Sampler(cache, self.tokenizer, config.seed, process, config.jitter, config.near_boost)
+        self.held_out = (
+            Sampler(cache, self.tokenizer, config.seed, 0, held_out=True) if cache.held_out.any() else None
+        )
+        self.step, self.elapsed = 0, 0.0
+        self.stopping = False
+        self.evaluation: Evaluation | None = None
+        if self.main:
+            config.out.mkdir(parents=True, exist_ok=True)
+        if (config.out / "state.pt").exists():
+            self._load(torch.load(config.out / "state.pt", map_location=device, weights_only=True))
+        self._say(f"{cache.summary()}")
+        self._say(
+            f"{sum(p.numel() for p in self.bare.parameters()) / 1e6:.2f} M parameters, from step {self.step}"
+        )
+
+    # --- one step ------------------------------------------------------------------------------------------
+
+    def batches(self, step: int) -> tuple[dict | None, dict | None]:
+        c = self.config
+        planner = self.sampler.planner(step, c.planner_batch) if c.planner_weight > 0 else None
+        controller = self.sampler.controller(step, c.controller_batch) if c.controller_weight > 0 else None
+        return planner, controller
+
+    def learn(self, planner: dict | None, controller: dict | None, progress: float) -> dict[str, float]:
+        """One optimiser step. The noise depends on seed, step and process only, so a resumed run repeats
+        it.
+        """
+        c = self.config
+        torch.manual_seed((c.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index)
+        rate = c.learning_rate * learning_rate(c.schedule, self.step, progress, c.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with self.accelerator.autocast():
+            out = self.network(self._move(planner), self._move(controller), c.flow_samples)
+        loss = self._weighted(out)
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.bare.parameters(), c.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update()
+        self.step += 1
+        metrics = {k: v.detach() for k, v in out.items() if k != "loss"}
+        return metrics | {
+            "loss": loss.detach(),
+            "gradient": torch.as_tensor(norm),
+            "rate": torch.tensor(rate),
+        }
+
+    def _weighted(self, out: dict) -> torch.Tensor:
+        """The network's own weighting of its losses times the run's weighting of the levels."""
+        c, p = self.config, self.bare.preset
+        weights = {
+            "text_loss": p.text_weight * c.planner_weight,
+            "point_loss": p.point_weight * c.planner_weight,
+            "flow_loss": p.flow_weight * c.controller_weight,
+        }
+        return sum(out[name] * weight for name, weight in weights.items() if name in out)
+
+    def _move(self, batch: Any) -> Any:
+        if isinstance(batch, dict):
+            return {k: self._move(v) for k, v in batch.items()}
+        return batch if batch is None else batch.to(self.accelerator.device, non_blocking=True)
+
+    # --- the run -------------------------------------------------------------------------------------------
+
+    def progress(self) -> float:
+        """The share of the run that is over."""
+        c = self.config
+        by_steps = self.step / c.steps if c.steps else 0.0
+        by_time = self.elapsed / (60 * c.minutes) if c.minutes else 0.0
+        return max(by_steps, by_time)
+
+    def run(self) -> None:
+        """Train to the end, or until Ctrl-C or SIGTERM; both leave a state to resume from and a policy."""
+        previous = {s: signal.signal(s, self._interrupted) for s in (signal.SIGINT, signal.SIGTERM)}
+        if self.main:
+            self.accelerator.init_trackers("tensorboard")
+        prefetch = Prefetch(self.batches, self.step)
+        try:
+            with Bar("train", 1.0, quiet=not self.main) as self.bar:
+                self._loop(iter(prefetch))
+                if self.main:
+                    self._held_out()
+                    self.save()
+                    if self.stopping:
+                        self.bar.log(f"stopped at step {self.step}; the same command goes on from there")
+        finally:
+            prefetch.close()
+            if self.evaluation:
+                self.evaluation.stop()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
+    def _loop(self, batches: Iterator) -> None:
+        c, total = self.config, Totals()
+        progress = self.progress()
+        due = {
+            self.save: c.save_minutes,
+            self._held_out: c.validate_minutes,
+            self._evaluate: c.evaluate_minutes,
+        }
+        done = {action: self.elapsed for action in due}
+        while progress < 1:
+            start = time.monotonic()
+            total.add(self.learn(*next(batches), progress))
+            self.elapsed += time.monotonic() - start  # learning only: looks at held-out episodes do not count
+            if c.minutes is None:
+                progress = self.progress()
+            if self.step % AGREE == 0:
+                progress, stop = self._agree()
+                if stop:
+                    break
+            if not self.main:
+                continue
+            if self.step % c.log_steps == 0:
+                self._log(total, progress)
+                self._evaluated()
+            for action, minutes in due.items():
+                if minutes and self.elapsed - done[action] >= 60 * minutes:
+                    done[action] = self.elapsed
+                    action()
+
+    def _interrupted(self, *_: object) -> None:
+        if self.stopping:
+            raise KeyboardInterrupt
+        self.stopping = True
+
+    def _agree(self) -> tuple[float, bool]:
+        """(progress, stop): the first process's clock and anybody's wish to stop count for all."""
+        if self.accelerator.num_processes == 1:
+            return self.progress(), self.stopping
+        clock = torch.tensor([self.elapsed], device=self.accelerator.device, dtype=torch.float64)
+        torch.distributed.broadcast(clock, 0)
+        self.elapsed = float(clock[0])
+        wish = torch.tensor([float(self.stopping)], device=self.accelerator.device)
+        torch.distributed.all_reduce(wish)
+        return self.progress(), bool(wish > 0)
+
+    def _log(self, total: Totals, progress: float) -> None:
+        c, values = self.config, total.means()
+        samples = (
+            c.planner_batch * (c.planner_weight > 0) + c.controller_batch * (c.controller_weight > 0)
+        ) * (self.accelerator.num_processes)
+        values["samples_per_second"] = samples * values.pop("steps_per_second")
+        self._record("train", values)
+        shown = ("text_loss", "text_accuracy", "point_error_px", "flow_loss")
+        text = "  ".join(f"{k.split('_')[0]} {values[k]:.3f}" for k in shown if k in values)
+        self.bar.update(progress, f"step {self.step}  {text}  {values['samples_per_second']:.0f} samples/s")
+
+    def _held_out(self) -> None:
+        if self.held_out:
+            values = self.validate()
+            self._record("held_out", values)
+            text = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+            self.bar.log(f"step {self.step}, held out: {text}")
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """The averaged network on episodes that training does not see."""
+        total, c = Totals(), self.config
+        self.bare.eval()
+        with self.average.swapped(), self.accelerator.autocast():
+            for k in range(HELD_OUT_BATCHES):
+                torch.manual_seed(k)
+                planner = self.held_out.planner(k, 64) if c.planner_weight > 0 else None
+                controller = self.held_out.controller(k, 64) if c.controller_weight > 0 else None
+                out = self.bare(self._move(planner), self._move(controller), c.flow_samples)
+                total.add({name: value for name, value in out.items() if name != "loss"})
+        self.bare.train()
+        values = total.means()
+        values.pop("steps_per_second")
+        return values
+
+    def _evaluate(self) -> None:
+        """Closed loop in a process beside: the averaged network on the first evaluation seeds."""
+        if self.evaluation:
+            return  # the last one is not through yet
+        out = self.config.out / f"evaluate/step-{self.step:07d}"
+        self.export(out / "policy")
+        self.evaluation = Evaluation(out / "policy", out, self.step, self.config.evaluate_episodes)
+
+    def _evaluated(self) -> None:
+        if self.evaluation and not self.evaluation.running:
+            values, step = self.evaluation.result(), self.evaluation.step
+            if values is None:
+                self.bar.log(f"evaluation of step {step} failed, see {self.evaluation.out}/output.txt")
+            else:
+                self._record("closed_loop", values | {"of_step": step})
+                text = "  ".join(f"{name} {value:.0%}" for name, value in values.items() if value is not None)
+                self.bar.log(f"step {step}, closed loop: {text}")
+            self.evaluation = None
+
+    def _record(self, part: str, values: dict[str, float]) -> None:
+        self.accelerator.log({f"{part}/{k}": v for k, v in values.items()}, step=self.step)
+        line = {"part": part, "step": self.step, "minutes": round(self.elapsed / 60, 3)} | values
+        with (self.config.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _say(self, text: str) -> None:
+        if self.main:
+            print(text, flush=True)
+
+    # --- disk ----------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """State and policy, each whole or not at all."""
+        state = {
+            "network": self.bare.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "preset": json.dumps(asdict(self.bare.preset), default=str),
+            "vocabulary": self.tokenizer.fingerprint,
+        }
+        temporary = self.config.out / ".state.pt.tmp"
+        torch.save(state, temporary)
+        os.replace(temporary, self.config.out / "state.pt")
+        self.export(self.config.out / "policy")
+
+    def _load(self, state: dict[str, Any]) -> None:
+        if state["vocabulary"] != self.tokenizer.fingerprint:
+            raise UserError(f"train: expected the vocabulary of {self.config.out}/state.pt, got another one")
+        if state["preset"] != json.dumps(asdict(self.bare.preset), default=str):
+            raise UserError(f"train: expected the network of {self.config.out}/state.pt, got another preset")
+        self.bare.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.elapsed = state["step"], state["elapsed"]
+
+    def export(self, out: Path) -> None:
+        """The averaged network as a checkpoint directory."""
+        from backbone import checkpoint
+
+        with self.average.swapped():
+            checkpoint.save(out, self.bare, self.tokenizer)
+
+
+def train(config: Config) -> None:
+    """Train, or go on training, as the configuration says."""
+    Trainer(config).run()
+
+
+class Totals:
+    """Means of metrics since the last look, without waiting for the device at every step."""
+
+    def __init__(self) -> None:
+        self._sum: dict[str, torch.Tensor] = {}
+        self._count: dict[str, int] = {}
+        self._start, self._steps = time.monotonic(), 0
+
+    def add(self, metrics: dict[str, torch.Tensor]) -> None:
+        for name, value in metrics.items():
+            self._sum[name] = self._sum.get(name, 0) + value.detach().float()
+            self._count[name] = self._count.get(name, 0) + 1
+        self._steps += 1
+
+    def means(self) -> dict[str, float]:
+        """And start again."""
+        out = {name: float(value) / self._count[name] for name, value in self._sum.items()}
+        out["steps_per_second"] = self._steps / max(time.monotonic() - self._start, 1e-9)
+        self.__init__()
+        return out
