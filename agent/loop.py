@@ -56,7 +56,7 @@ class Step:
 class Agent:
     """Runs a planner and a controller.
 
-    policy: a network with both heads (`plan`, `act`, and `step` for both on one prefill).
+    policy: a network with both heads (`plan`, `act`, and `step` for both on one prefill); see `agent.policy`.
     planner: "learned" (the policy's own), "none" (the instruction stands in the subtask's place), a Planner.
     controller: any Controller; the policy's own by default.
     execute: control ticks between looks, at most the length of a chunk.
@@ -93,9 +93,14 @@ class Agent:
 
         return cls(Policy.from_pretrained(checkpoint, device=device), planner=planner, execute=execute)
 
-    def reset(self, instruction: str) -> None:
-        """Start an episode. UserError if the instruction is empty or has words the agent was never taught."""
+    def reset(self, instruction: str, seed: int = 0) -> None:
+        """Start an episode; the same seed and observations give the same actions.
+
+        UserError if the instruction is empty or has words that the agent was never taught.
+        """
         self.instruction = self._checked(instruction)
+        if hasattr(self.policy, "reset"):
+            self.policy.reset(seed)
         self.memory = ""
         self.plan: Plan | None = None  # in force
         self.said: Plan | None = None  # the planner's last word, believed or not
@@ -137,6 +142,8 @@ class Agent:
                 raise UserError("agent: expected an observation at this tick (needs_observation), got None")
             if not isinstance(observation, Observation):
                 observation = Observation.from_env(observation, self.instruction)
+            if hasattr(self.policy, "check"):  # a wrong observation is the caller's to mend, before it moves
+                self.policy.check(observation)
             start = time.perf_counter()
             said = self._look(observation.with_instruction(self.instruction), events)
             self.said = said or self.said
@@ -173,8 +180,6 @@ class Agent:
             chunk = chunk or self.controller.act(observation, self.plan.text)
             if not np.isfinite(chunk.actions).all():
                 raise FloatingPointError("the chunk has non-finite actions")
-        except UserError:
-            raise  # a wrong observation is for the caller to mend, before anything moves
         except Exception as error:  # must not stop the arm in mid-air: the rest of the old chunk stands
             self._failed("controller", error, events)
         else:
@@ -192,8 +197,6 @@ class Agent:
             if self.planner == "learned":
                 return self.policy.plan(observation, self.memory, before), None
             return self.planner.plan(observation, self.instruction, self.memory, before), None
-        except UserError:
-            raise
         except Exception as error:
             self._failed("planner", error, events)
             return None, None
@@ -213,8 +216,6 @@ class Agent:
     def _checked(self, instruction: str) -> str:
         if not isinstance(instruction, str) or not instruction.strip():
             raise UserError(f"instruction: expected some words, got {instruction!r}")
-        unknown = self.policy.unknown_words(instruction) if hasattr(self.policy, "unknown_words") else ()
-        if unknown:
-            words = ", ".join(f"'{w}'" for w in unknown[:5])
-            raise UserError(f"instruction: expected English words the agent was taught, got unknown {words}")
+        if hasattr(self.policy, "check_instruction"):
+            self.policy.check_instruction(instruction)
         return " ".join(instruction.split())

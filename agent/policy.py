@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from backbone import checkpoint
+from backbone.errors import UserError
 from backbone.inference import Run
 from backbone.network import Network
 from backbone.observation import Observation
@@ -20,7 +21,7 @@ from lowlevel.learned import LearnedController
 
 
 class Policy:
-    """`planner` and `controller` can be used, and replaced, one by one. Nothing is carried between observations."""
+    """`planner` and `controller` can be used, and replaced, one by one. Observations leave nothing behind."""
 
     def __init__(self, network: Network, tokenizer: Tokenizer, seed: int = 0):
         self.network, self.tokenizer = network.eval(), tokenizer
@@ -35,6 +36,22 @@ class Policy:
     @property
     def horizon(self) -> int:
         return self.network.preset.horizon
+
+    @property
+    def action_dim(self) -> int:
+        return self.network.preset.action_dim
+
+    def check(self, observation: Observation) -> None:
+        """UserError unless every camera and the state are there and fit."""
+        observation.check(self.planner.cameras, self.network.preset.state_dim)
+
+    def check_instruction(self, text: str) -> None:
+        """UserError if it has words that the network was never taught, or too many: it would be misread."""
+        unknown = self.tokenizer.unknown_words(text)
+        if unknown:
+            words = ", ".join(map(repr, unknown[:5]))
+            raise UserError(f"instruction: expected English words the agent was taught, got unknown {words}")
+        self.tokenizer.encode(text, self.planner.lengths["instruction_ids"])
 
     def reset(self, seed: int = 0) -> None:
         """Start the controller's noise anew."""

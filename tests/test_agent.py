@@ -26,8 +26,12 @@ class Script:
         self.seen: list[tuple[str, str, Plan | None]] = []
         self.acted: list[str] = []
 
-    def unknown_words(self, text: str) -> list[str]:
-        return [w for w in text.split() if w in ("bonjour", "rouge")]
+    def check(self, observation: Observation) -> None:
+        observation.check({"front": (128, 128)}, 8)
+
+    def check_instruction(self, text: str) -> None:
+        if "bonjour" in text:
+            raise UserError("instruction: expected English, got 'bonjour'")
 
     def plan(self, observation, memory, previous):
         self.seen.append((observation.instruction, memory, previous))
@@ -149,10 +153,12 @@ def test_failing_controller_finishes_its_chunk_then_holds_then_acts_again(fault)
 
 
 def test_wrong_observation_is_the_callers_to_mend():
-    agent = Agent(Script(UserError("observation: expected camera 'front', got none")))
+    agent = Agent(Script(PICK))
     agent.reset("go")
     with pytest.raises(UserError, match="camera 'front'"):
-        agent.step(OBSERVATION)
+        agent.step(Observation({}, np.zeros(8, np.float32)))
+    with pytest.raises(UserError, match="finite"):
+        agent.step(Observation(OBSERVATION.images, np.full(8, np.nan, np.float32)))
     with pytest.raises(UserError, match="pixels"):
         agent.step({"image": 1})
 

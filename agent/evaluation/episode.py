@@ -48,7 +48,7 @@ def run_episode(
     started = time.perf_counter()
     _, info = env.reset(seed=EVALUATION_START + seed)
     said = instruction or env.unwrapped.task_description
-    agent.reset(said)
+    agent.reset(said, seed)
     teacher = Teacher()
     teacher.reset()
     log = _Log(said)

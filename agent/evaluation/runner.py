@@ -319,7 +319,9 @@ def fingerprint(settings: Settings) -> str | None:
     """sha256 of the weights that are evaluated; None where no network takes part."""
     if settings.controller == "teacher" and settings.planner != "learned":
         return None
-    from agent.policy import checkpoint_directory
+    from backbone import checkpoint
 
-    weights = checkpoint_directory(settings.checkpoint) / "model.safetensors"
+    weights = checkpoint.find(settings.checkpoint) / checkpoint.WEIGHTS
+    if not weights.is_file():
+        raise UserError(f"checkpoint {settings.checkpoint}: expected a file {weights}, found none")
     return hashlib.sha256(weights.read_bytes()).hexdigest()
