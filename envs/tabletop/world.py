@@ -54,6 +54,7 @@ class World:
         self.data = mujoco.MjData(self.model)
         self.kinematics = ArmKinematics()
         self._can_render = render
+        self.task: Any = None  # what the episode asks for; changes when the person changes the instruction
         self._renderers: dict[Any, mujoco.Renderer] = {}
         m = self.model
         self._pristine = {name: getattr(m, name).copy() for name in _EDITED}
@@ -76,6 +77,7 @@ class World:
 
     def reset(self, task: Any, seed: int) -> None:
         """Sets the table for `task` (anything with `scene(rng) -> Scene`), drawn with `seed`."""
+        self.task = task
         self.reset_scene(task.scene(np.random.default_rng(seed)))
 
     def reset_scene(self, scene: Scene) -> None:
@@ -271,7 +273,7 @@ class World:
         mujoco.mj_getState(self.model, self.data, physics, spec)
         fields = {name: getattr(self.model, name).copy() for name in _EDITED}
         variables = dict(
-            scene=self.scene, _command=self._command.copy(), _turn=self._turn.copy(), _q=self._q.copy(), _grip=self._grip,
+            task=self.task, scene=self.scene, _command=self._command.copy(), _turn=self._turn.copy(), _q=self._q.copy(), _grip=self._grip,
             _down=set(self._down), _lamp_until=dict(self._lamp_until), press_log=list(self.press_log), steps=self.steps,
             _bin_index=dict(self._bin_index), _button_index=dict(self._button_index),
         )
