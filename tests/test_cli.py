@@ -1,0 +1,117 @@
+"""The command line: what a user gets wrong is told in one line, and what he gets right runs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from steersman.cli import COMMANDS, main
+
+TEACHER = ["--planner", "oracle", "--controller", "teacher"]
+
+
+def fails(capsys, *arguments: str) -> str:
+    """Exit code 2, one line on stderr, no traceback -> the line."""
+    assert main(list(arguments)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+def test_usage_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in COMMANDS)
+    assert main([]) == 2
+    assert "expected one of rollout" in fails(capsys, "rolout")
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_explains_its_options(capsys, command):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0 and "--" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rollout", "--suite", "hard", *TEACHER], ("hard", "core")),
+        (["rollout", "--family", "juggle", *TEACHER], ("juggle", "stow")),
+        (["rollout", "--episodes", "0", *TEACHER], ("episodes", "0")),
+        (["rollout", "--seed", "-3", *TEACHER], ("seed", "-3")),
+        (["rollout", "--execute", "0", *TEACHER], ("execute", "0")),
+        (["rollout", "--checkpoint", "nowhere"], ("checkpoint", "nowhere")),
+        (["rollout", "--out", "/proc/nothing", *TEACHER], ("/proc/nothing",)),
+        (["evaluate", "--episodes", "-1", *TEACHER], ("episodes", "-1")),
+        (["evaluate", "--suite", "hard", *TEACHER], ("hard", "core")),
+        (["evaluate", "--family", "juggle", *TEACHER], ("juggle", "stow")),
+        (["evaluate", "--checkpoint", "nowhere"], ("checkpoint", "nowhere")),
+        (["evaluate", "--workers", "-1", *TEACHER], ("workers", "-1")),
+    ],
+)
+def test_mistakes_are_told_in_one_line(capsys, tmp_path, arguments, words):
+    if "--out" not in arguments:
+        arguments = [*arguments, "--out", str(tmp_path)]
+    line = fails(capsys, *arguments)
+    assert all(word in line for word in words)
+
+
+def test_a_corrupt_checkpoint_is_refused(capsys, tmp_path):
+    checkpoint = tmp_path / "broken"
+    checkpoint.mkdir()
+    for command in ("rollout", "evaluate"):
+        out = str(tmp_path / command)
+        assert "config.json" in fails(capsys, command, "--checkpoint", str(checkpoint), "--out", out)
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (checkpoint / name).write_text("{")
+    assert "config.json" in fails(capsys, "rollout", "--checkpoint", str(checkpoint), "--out", str(tmp_path))
+
+
+def test_arguments_that_do_not_parse():
+    with pytest.raises(SystemExit) as end:
+        main(["rollout", "--episodes", "many"])
+    assert end.value.code == 2
+
+
+def test_rollout_writes_a_video_and_a_record(tmp_path, capsys):
+    import av
+
+    arguments = ["rollout", "--family", "press", "--seed", "1", "--out", str(tmp_path), *TEACHER]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "solved" in out and "press the" in out  # plain lines without a terminal
+    record = json.loads((tmp_path / "episode-1.json").read_text())
+    assert record["success"] and record["seed"] == 1 and record["family"] == "press"
+    with av.open(str(tmp_path / "episode-1.mp4")) as film:
+        stream = film.streams.video[0]
+        frames = sum(1 for _ in film.decode(stream))
+        assert stream.height >= 480 and frames == pytest.approx(record["steps"] / 2, abs=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["episode-1.json", "episode-1.mp4"]
+
+
+def test_evaluate_writes_a_summary(tmp_path, capsys):
+    arguments = ["evaluate", "--episodes", "2", "--family", "press", "--workers", "0", "--out", str(tmp_path)]
+    assert main([*arguments, *TEACHER]) == 0
+    assert "overall" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["families"]["press"]["n"] == 2 and summary["overall"]["rate"] == 1.0
+
+
+def test_an_interrupted_rollout_leaves_no_half_file(tmp_path):
+    command = [sys.executable, "-m", "steersman", "rollout", "--episodes", "50", "--out", str(tmp_path)]
+    command += TEACHER
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 40
+    while not list(tmp_path.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130 and "Traceback" not in stderr, stderr
+    assert list(tmp_path.glob("*.json")), "an episode that was finished stays"
+    assert not list(tmp_path.glob("*.part"))
