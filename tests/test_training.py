@@ -13,6 +13,8 @@ from envs.tabletop.language import all_words
 from training.batches import Jitter, Prefetch, Sampler, jitter_images, kind_of
 from training.cache import Cache, build_cache
 from training.dataset import DatasetReader, DatasetWriter, decode_png
+from training.loop import Config, Trainer
+from training.schedule import Average, learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +146,57 @@ def test_prefetch_keeps_the_order_and_hands_errors_over():
     with pytest.raises(UserError):
         next(items)
     prefetch.close()
+
+
+def small_run(cache_dir, out, **changes) -> Trainer:
+    torch.set_num_threads(1)
+    settings = {"steps": 20, "planner_batch": 2, "controller_batch": 4, "precision": "no", "warmup": 5}
+    return Trainer(Config(cache=cache_dir, out=out, **(settings | changes)))
+
+
+def losses_of(trainer: Trainer, steps: int) -> list[float]:
+    return [
+        float(trainer.learn(*trainer.batches(trainer.step), trainer.progress())["loss"]) for _ in range(steps)
+    ]
+
+
+def test_a_resumed_run_has_the_same_losses(cache, tmp_path):
+    whole = losses_of(small_run(cache.root, tmp_path / "whole"), 12)
+    first = small_run(cache.root, tmp_path / "parts")
+    before = losses_of(first, 6)
+    first.save()
+    after = losses_of(small_run(cache.root, tmp_path / "parts"), 6)
+    assert before + after == whole
+    assert whole[-1] < whole[0]
+
+
+def test_a_run_leaves_a_policy_with_the_averaged_weights(cache, tmp_path):
+    from backbone import checkpoint
+
+    trainer = small_run(cache.root, tmp_path / "run", steps=3, planner_weight=0.0)
+    trainer.run()
+    network, _ = checkpoint.load(tmp_path / "run/policy")
+    name, parameter = next(iter(network.named_parameters()))
+    assert torch.equal(parameter, trainer.average.shadow[0]) and name
+    lines = (tmp_path / "run/log.jsonl").read_text()
+    assert '"held_out"' in lines and "flow_loss" in lines and "text_loss" not in lines
+    again = small_run(cache.root, tmp_path / "next", init=str(tmp_path / "run/policy"))
+    assert torch.equal(next(again.bare.parameters()), parameter)
+    with pytest.raises(UserError, match="--minutes or --steps"):
+        Config()
+
+
+def test_the_rate_warms_up_and_falls_and_averages_follow():
+    assert learning_rate("stable", 0, 0.0, 10) == pytest.approx(0.1)
+    assert learning_rate("stable", 100, 0.7, 10) == 1.0
+    assert learning_rate("stable", 100, 1.0, 10) == pytest.approx(0.02)
+    assert learning_rate("cosine", 100, 0.5, 10) == pytest.approx(0.51)
+    weight = torch.nn.Parameter(torch.zeros(2))
+    average = Average([weight], 0.9)
+    weight.data += 1
+    for _ in range(200):
+        average.update()
+    assert torch.allclose(average.shadow[0], weight, atol=1e-4)
+    with average.swapped():
+        assert torch.equal(weight.data, average.shadow[0])
+    assert (weight == 1).all()

@@ -182,7 +182,8 @@ class Cache:
     """
 
     def __init__(self, root: str | Path, max_frames: int | None = None, touch: bool = True):
-        shards = _shards(Path(root))
+        self.root = Path(root)
+        shards = _shards(self.root)
         if not shards:
             raise UserError(
                 f"cache: expected shards under {root}, got none: python -m training.cache builds it"

@@ -102,7 +102,8 @@ def new_network(config: Config, cache: Cache) -> tuple[Network, Tokenizer]:
     if config.init:
         from backbone import checkpoint
 
-        return checkpoint.load(config.init)
+        network, tokenizer = checkpoint.load(config.init)
+        return network.train(), tokenizer
     from envs.tabletop.language import all_words
 
     tokenizer = Tokenizer.from_words(all_words())
@@ -301,8 +302,13 @@ class Trainer:
         ) * (self.accelerator.num_processes)
         values["samples_per_second"] = samples * values.pop("steps_per_second")
         self._record("train", values)
-        shown = ("text_loss", "text_accuracy", "point_error_px", "flow_loss")
-        text = "  ".join(f"{k.split('_')[0]} {values[k]:.3f}" for k in shown if k in values)
+        names = {
+            "text_loss": "text",
+            "text_accuracy": "right",
+            "point_error_px": "pixels",
+            "flow_loss": "flow",
+        }
+        text = "  ".join(f"{short} {values[name]:.3f}" for name, short in names.items() if name in values)
         self.bar.update(progress, f"step {self.step}  {text}  {values['samples_per_second']:.0f} samples/s")
 
     def _held_out(self) -> None:
@@ -391,7 +397,8 @@ class Trainer:
         from backbone import checkpoint
 
         with self.average.swapped():
-            checkpoint.save(out, self.bare, self.tokenizer)
+            about = {"steps": self.step, "minutes": round(self.elapsed / 60, 1)}
+            checkpoint.save(out, self.bare, self.tokenizer, about=about)
 
 
 def train(config: Config) -> None:
