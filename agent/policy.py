@@ -10,7 +10,7 @@ import torch
 
 from backbone import checkpoint
 from backbone.errors import UserError
-from backbone.inference import Run
+from backbone.inference import Run, encode_words
 from backbone.network import Network
 from backbone.observation import Observation
 from backbone.tokenizer import Tokenizer
@@ -51,7 +51,11 @@ class Policy:
         if unknown:
             words = ", ".join(map(repr, unknown[:5]))
             raise UserError(f"instruction: expected English words the agent was taught, got unknown {words}")
-        self.tokenizer.encode(text, self.planner.lengths["instruction_ids"])
+        encode_words(self.tokenizer, text, self.planner.lengths["instruction_ids"], "instruction")
+
+    def check_subtask(self, text: str) -> None:
+        """UserError if the controller cannot read it."""
+        encode_words(self.tokenizer, text, self.controller.plan_segment.length, "subtask")
 
     def reset(self, seed: int = 0) -> None:
         """Start the controller's noise anew."""

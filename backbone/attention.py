@@ -38,7 +38,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, implementation:
     if bias is not None:
         scores = (scores.view(batch, -1, groups, queries, keys) + bias[:, None]).view(*shape, keys)
     out = scores.softmax(-1) @ v.transpose(1, 2)
-    return out.view(batch, -1, groups, queries, dim).permute(0, 3, 1, 2, 4).reshape(batch, queries, heads * dim)
+    return (
+        out.view(batch, -1, groups, queries, dim).permute(0, 3, 1, 2, 4).reshape(batch, queries, heads * dim)
+    )
 
 
 def rotary(positions: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:

@@ -30,9 +30,9 @@ def shipped() -> list[str]:
 
 
 def save(
+    directory: str | Path,
     network: Network,
     tokenizer: Tokenizer,
-    directory: str | Path,
     card: str = "",
     half: bool = False,
     about: dict | None = None,

@@ -85,7 +85,9 @@ class Run:
 
 def observed(observation: Observation, cameras: Iterable[str], device: torch.device) -> dict:
     """What `Run.read` needs of an observation, as a batch of one."""
-    images = {c: torch.from_numpy(np.ascontiguousarray(observation.images[c]))[None].to(device) for c in cameras}
+    images = {
+        c: torch.from_numpy(np.ascontiguousarray(observation.images[c]))[None].to(device) for c in cameras
+    }
     state = torch.as_tensor(np.asarray(observation.state), dtype=torch.float32, device=device)[None]
     return {"images": images, "state": state}
 

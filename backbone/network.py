@@ -98,7 +98,9 @@ class Network(nn.Module):
             if segment.name in inputs.get("there", ()):
                 real = real & inputs["there"][segment.name][:, None]
             if tokens.shape[1] != segment.length:
-                raise ValueError(f"layout: '{segment.name}' expected {segment.length} tokens, got {tokens.shape[1]}")
+                raise ValueError(
+                    f"layout: '{segment.name}' expected {segment.length} tokens, got {tokens.shape[1]}"
+                )
             parts.append(tokens.float())
             valid.append(real)
         x = torch.cat(parts, 1)
@@ -128,7 +130,9 @@ class Network(nn.Module):
         x = self.time_in(time_features(time, self.preset.expert.width))
         return self.expert.modulation(F.silu(self.time_out(F.silu(x))))
 
-    def velocity(self, actions: Tensor, modulation: list[Tensor], positions: Tensor, bias: Tensor, memory) -> Tensor:
+    def velocity(
+        self, actions: Tensor, modulation: list[Tensor], positions: Tensor, bias: Tensor, memory
+    ) -> Tensor:
         """Noisy normalised actions (B, F, H, A) -> velocity (B, F, H, A), float32. F chunks share one prefix."""
         with torch.autocast(actions.device.type, enabled=False):
             x = self.action_in(actions) + self.action_slot
@@ -138,7 +142,9 @@ class Network(nn.Module):
 
     # --- losses ------------------------------------------------------------------------------------------
 
-    def forward(self, planner: dict | None = None, controller: dict | None = None, flow_samples: int = 4) -> dict:
+    def forward(
+        self, planner: dict | None = None, controller: dict | None = None, flow_samples: int = 4
+    ) -> dict:
         """Losses of a planner's batch, a controller's batch, or both.
 
         planner: images, state (B, 8), instruction_ids, memory_ids, target_ids (B, L; `Updated Memory:` first,

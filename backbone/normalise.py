@@ -21,7 +21,9 @@ class Normaliser(nn.Module):
         for buffer, value in ((self.low, q01), (self.high, q99)):
             value = torch.as_tensor(value, dtype=torch.float32)
             if value.shape != buffer.shape or not value.isfinite().all():
-                raise ValueError(f"quantiles: expected {buffer.shape[0]} finite numbers, got {value.tolist()}")
+                raise ValueError(
+                    f"quantiles: expected {buffer.shape[0]} finite numbers, got {value.tolist()}"
+                )
             buffer.copy_(value)
 
     def _middle_and_half(self) -> tuple[Tensor, Tensor]:

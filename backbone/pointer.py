@@ -23,7 +23,7 @@ class Pointer(nn.Module):
         side, grid = fine.shape[1], int(tokens.shape[1] ** 0.5)
         coarse = self.from_tokens(tokens).unflatten(1, (grid, 1, grid, 1))
         coarse = coarse.expand(-1, -1, side // grid, -1, side // grid, -1).reshape(*fine.shape[:3], -1)
-        keys = self.key(F.gelu(self.from_fine(fine) + coarse, approximate="tanh")).flatten(1, 2)
+        keys = self.key(F.gelu(self.from_fine(fine) + coarse)).flatten(1, 2)
         query = self.query(self.query_norm(query))
         with torch.autocast(fine.device.type, enabled=False):
             return (keys.float() @ query.float()[..., None]).squeeze(-1) * query.shape[-1] ** -0.5

@@ -29,6 +29,7 @@ class VisionConfig:
     final_norm: bool = True
     frames: int = 1
     spacetime_every: int = 0
+    gelu: str = "tanh"
 
     @property
     def grid(self) -> int:
@@ -52,6 +53,7 @@ class StreamConfig:
     mlp: int
     sandwich: bool = True  # norms after attention and MLP too (Gemma 3)
     qk_norm: bool = True
+    gelu: str = "tanh"  # "none" is the exact one: 5 times as fast on a CPU
     thetas: tuple[float, ...] = ()  # rotary base of every layer
 
     def __post_init__(self):
@@ -78,7 +80,9 @@ class Preset:
     shared_tower: bool = False
     state_octaves: int = 4  # Fourier features of the state beside the numbers themselves
     location_embedding: str = "fourier"  # or "table"
-    pointer: str | None = "front"  # the camera a plan points into, None: locations come from the language head
+    pointer: str | None = (
+        "front"  # the camera a plan points into, None: locations come from the language head
+    )
     pointer_width: int = 64
     pointer_sigma: float = 0.7  # of the soft target, in cells of the fine map
     slot_embedding: bool = True
@@ -140,11 +144,22 @@ NANO_LAYOUT = Layout(
 
 def nano(width: int = 192, depth: int = 5, expert_width: int = 128) -> Preset:
     """Trained here from scratch, runs on a CPU."""
-    heads = {"depth": depth, "heads": 6, "kv_heads": 2, "head_dim": 32, "thetas": (1000.0,)}
-    eye = {"stem": "conv", "channels": (64, 96, 128), "width": 128, "depth": 1, "heads": 4, "mlp": 256}
+    heads = {"depth": depth, "heads": 6, "kv_heads": 2, "head_dim": 32, "thetas": (1000.0,), "gelu": "none"}
+    eye = {
+        "stem": "conv",
+        "channels": (64, 96, 128),
+        "width": 128,
+        "depth": 1,
+        "heads": 4,
+        "mlp": 256,
+        "gelu": "none",
+    }
     return Preset(
         name="nano",
-        cameras=(("wrist", VisionConfig(image_size=64, **eye)), ("front", VisionConfig(image_size=128, **eye))),
+        cameras=(
+            ("wrist", VisionConfig(image_size=64, **eye)),
+            ("front", VisionConfig(image_size=128, **eye)),
+        ),
         decoder=StreamConfig(width=width, mlp=512, **heads),
         expert=StreamConfig(width=expert_width, mlp=384, sandwich=False, **heads),
         layout=NANO_LAYOUT,

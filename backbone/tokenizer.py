@@ -46,7 +46,9 @@ class Tokenizer:
             [normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\w\s]"), " ")]
         )
         backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (*SPECIALS, *_LOCS)])
+        backend.add_special_tokens(
+            [AddedToken(t, special=True, normalized=False) for t in (*SPECIALS, *_LOCS)]
+        )
         return cls(backend)
 
     def ids(self, text: str) -> list[int]:

@@ -61,12 +61,15 @@ class VisionBlock(nn.Module):
     def __init__(self, config: VisionConfig, temporal: bool, attention: str):
         super().__init__()
         self.heads, self.temporal, self.attention = config.heads, temporal, attention
+        self.gelu = config.gelu
         self.norm1, self.norm2 = nn.LayerNorm(config.width, 1e-6), nn.LayerNorm(config.width, 1e-6)
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
         self.up, self.down = nn.Linear(config.width, config.mlp), nn.Linear(config.mlp, config.width)
 
-    def forward(self, x: Tensor, frames: int = 1, ages: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, frames: int = 1, ages: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
         """x (B * T, N, D), frames oldest first. ages (T, D): embedded offsets, bias (B, 1, T, T) over frames."""
         mixes = self.temporal and frames > 1
         seen = (x.unflatten(0, (-1, frames)) + ages[:, None]).flatten(0, 1) if mixes else x
@@ -74,7 +77,7 @@ class VisionBlock(nn.Module):
         if mixes:
             v = self._over_time(q, k, v, frames, bias)
         x = x + self.out(attend(q, k, v, None, self.attention))
-        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate=self.gelu))
 
     def _over_time(self, q: Tensor, k: Tensor, v: Tensor, frames: int, bias: Tensor) -> Tensor:
         """Mix the values (B * T, N, heads, d) of each patch over the frames it may see."""
@@ -83,7 +86,9 @@ class VisionBlock(nn.Module):
         def by_patch(y):  # (B * T, N, heads, d) -> (B * N, T, heads, d)
             return y.unflatten(0, (batch, frames)).transpose(1, 2).flatten(0, 1)
 
-        mixed = attend(by_patch(q), by_patch(k), by_patch(v), bias.repeat_interleave(patches, 0), self.attention)
+        mixed = attend(
+            by_patch(q), by_patch(k), by_patch(v), bias.repeat_interleave(patches, 0), self.attention
+        )
         mixed = mixed.view(batch, patches, frames, *q.shape[2:])
         return mixed.transpose(1, 2).flatten(0, 1)
 
@@ -98,7 +103,8 @@ class VisionTower(nn.Module):
         self.position = nn.Parameter(torch.randn(config.grid**2, config.width) * 0.02)
         every = config.spacetime_every
         self.blocks = nn.ModuleList(
-            VisionBlock(config, bool(every) and i % every == every - 1, attention) for i in range(config.depth)
+            VisionBlock(config, bool(every) and i % every == every - 1, attention)
+            for i in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width, 1e-6) if config.final_norm else nn.Identity()
         self.project = nn.Linear(config.width, out)
@@ -123,7 +129,11 @@ class VisionTower(nn.Module):
         fine = None if fine is None else fine.unflatten(0, (-1, frames))[:, -1]
         if self.config.pool > 1:
             side = self.config.grid
-            x = F.avg_pool2d(x.transpose(1, 2).unflatten(2, (side, side)), self.config.pool).flatten(2).transpose(1, 2)
+            x = (
+                F.avg_pool2d(x.transpose(1, 2).unflatten(2, (side, side)), self.config.pool)
+                .flatten(2)
+                .transpose(1, 2)
+            )
         return self.project(self.norm(x)), fine
 
     def _time(self, images: Tensor, history: Tensor | None, frames: int) -> tuple[Tensor, Tensor]:

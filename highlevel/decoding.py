@@ -47,7 +47,7 @@ def decode(run: Run, segment: str, previous: tuple[int, ...] = ()) -> Decoded:
             margin = min(margin, gap)
             ended = token in ENDS
             if ended or len(tokens) > length:
-                confirmed = bool(guess) and tokens == guess
+                confirmed = tuple(tokens) == tuple(previous)
                 return Decoded(tuple(tokens), margin, hidden[:, at], confirmed, ended)
             if at + 1 < len(feed) and token != feed[at + 1]:
                 break  # what was fed from here on was a wrong guess; the next write forgets it

@@ -58,7 +58,7 @@ class LearnedPlanner:
     def _plan(self, run: Run, decoded: Decoded, started: float) -> Plan:
         tokens, target = decoded.tokens, None
         split = tokens.index(SUBTASK) if SUBTASK in tokens else len(tokens)
-        memory = self.tokenizer.decode(tokens[1:split])
+        memory = self.tokenizer.decode(tokens[1:split][: self.lengths["memory_ids"]])  # readable next time
         subtask = self.tokenizer.decode(tokens[split + 1 :])
         if tokens[-1] == POINT and self.network.preset.pointer:
             target = self._target(run, decoded.query)

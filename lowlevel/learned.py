@@ -52,7 +52,9 @@ class LearnedController:
         started = time.perf_counter() if started is None else started
         net, p = self.network, self.network.preset
         ids = encode_words(self.tokenizer, subtask, self.plan_segment.length, "subtask")
-        run.read((self.plan_segment.name,), {self.plan_segment.source: torch.tensor([ids], device=net.device)})
+        run.read(
+            (self.plan_segment.name,), {self.plan_segment.source: torch.tensor([ids], device=net.device)}
+        )
         run.prepare_actions()
         modulation = net.modulation(times(self.steps).to(net.device)[:, None])  # every step's, at once
         kept = self._committed(committed)
