@@ -7,8 +7,8 @@ Between looks it needs no picture (`needs_observation` says so), so a world rend
 Rules, learnt the hard way elsewhere:
 - a change of instruction raises the revision and drops plan and chunk of the older one, at the next tick;
 - every executed action carries the subtask that produced it;
-- a planner that fails leaves the last subtask standing, a controller that fails leaves the rest of its chunk;
-  when nothing is left the robot holds still;
+- a planner that fails or writes nothing usable leaves the last subtask standing, a controller that fails
+  leaves the rest of its chunk; when nothing is left the robot holds still;
 - "done" counts when it is said at two looks in a row. At the first the last subtask goes on: a hand that
   stops on a premature "done" sees the same picture for ever and never takes it back.
 """
@@ -37,7 +37,8 @@ class Step:
 
     action: (A,) float32 in robot units. subtask: the text that conditioned it. plan: the plan in force.
     events: what happened, among "planned", "replanned" (the subtask changed), "corrected" (a new instruction
-    is in force), "held", "done", "planner failed: ...", "controller failed: ...".
+    is in force), "held", "done", and "planner failed: ..." (or "controller"; "garbled" instead of "failed"
+    where the text was at fault and not the software).
     looked: whether this tick used an observation; then `said` is what the planner wrote (also a "done" that
     is not believed yet) and `seconds` is what plan and chunk took together.
     """
@@ -166,7 +167,9 @@ class Agent:
     def _look(self, observation: Observation, events: list[str]) -> Plan | None:
         """Plan, then make a chunk for the plan in force. What the planner wrote, None if it failed."""
         said, chunk = self._write(observation, events)
-        if said is not None:
+        if said is not None and not said.subtask.strip():
+            events.append("planner garbled: no subtask")
+        elif said is not None:
             self.memory = said.memory
             self._done_looks = self._done_looks + 1 if said.done else 0
             if said.done and not self.done and self.plan is not None:
@@ -210,6 +213,9 @@ class Agent:
         return hold
 
     def _failed(self, part: str, error: Exception, events: list[str]) -> None:
+        if isinstance(error, UserError):  # unreadable text: the planner's fault, not the software's
+            events.append(f"{part} garbled: {error}")
+            return
         self.failures += 1
         events.append(f"{part} failed: {type(error).__name__}: {error}")
 
@@ -218,4 +224,6 @@ class Agent:
             raise UserError(f"instruction: expected some words, got {instruction!r}")
         if hasattr(self.policy, "check_instruction"):
             self.policy.check_instruction(instruction)
+            if self.planner == "none":
+                self.policy.check_subtask(instruction)
         return " ".join(instruction.split())

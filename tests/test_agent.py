@@ -29,6 +29,9 @@ class Script:
     def check(self, observation: Observation) -> None:
         observation.check({"front": (128, 128)}, 8)
 
+    def check_subtask(self, text: str) -> None:
+        pass
+
     def check_instruction(self, text: str) -> None:
         if "bonjour" in text:
             raise UserError("instruction: expected English, got 'bonjour'")
@@ -130,6 +133,15 @@ def test_failing_planner_keeps_the_last_subtask():
     assert {s.subtask for s in steps} == {PICK.text}
     assert steps[2].events == ("planner failed: RuntimeError: lost",) and steps[2].said is None
     assert agent.failures == 2
+
+
+@pytest.mark.parametrize("garbage", [Plan("  ", memory="the the"), UserError("subtask: too long")])
+def test_a_garbled_plan_keeps_the_last_subtask_and_is_no_software_error(garbage):
+    agent = Agent(Script(PICK, garbage), execute=2)
+    agent.reset("go")
+    steps = run(agent, 6)
+    assert {s.subtask for s in steps} == {PICK.text} and agent.memory == "one"
+    assert steps[2].events[0].startswith("planner garbled") and agent.failures == 0
 
 
 def test_failing_planner_without_a_subtask_holds():

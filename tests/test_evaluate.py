@@ -106,8 +106,9 @@ def test_the_teacher_solves_and_is_resumed_and_repeats_itself(tmp_path):
     assert [r["steps"] for r in repeated] == [json.loads(line)["steps"] for line in lines]
     assert json.loads((tmp_path / "summary.json").read_text())["overall"] == again["overall"]
     # a folder of another agent is not mixed with this one
+    other = Settings(suite="long", planner="oracle", controller="teacher")
     with pytest.raises(UserError, match="another folder"):
-        evaluate(Settings(suite="long", planner="oracle", controller="teacher"), range(2), tmp_path, workers=0)
+        evaluate(other, range(2), tmp_path, workers=0)
 
 
 def test_worker_processes_agree_with_this_one(tmp_path):
