@@ -169,6 +169,7 @@ class Agent:
         said, chunk = self._write(observation, events)
         if said is not None and not said.subtask.strip():
             events.append("planner garbled: no subtask")
+            chunk = None
         elif said is not None:
             self.memory = said.memory
             self._done_looks = self._done_looks + 1 if said.done else 0
