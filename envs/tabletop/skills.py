@@ -89,15 +89,16 @@ def in_hand(world: World) -> str | None:
     return color if float(np.abs(world.block_pos(color) - world.eef_pos()).max()) < 0.03 else None
 
 
-def opening(world: World) -> bool:
-    """Whether the fingers, told to open, are still around something they just let go of."""
-    if world.gripper_width() > 0.05:
-        return False
+def leave(world: World, target: str | None = None) -> np.ndarray | None:
+    """Out of the way of a block that the open hand is still around: straight up along it. None when there is none."""
     hand = world.eef_pos()
-    return any(
-        np.abs(p[:2] - hand[:2]).max() < 0.022 and abs(p[2] - hand[2]) < 0.03
-        for p in (world.block_pos(c) for c in world.scene.blocks)
-    )
+    for color in world.scene.blocks:
+        offset = world.block_pos(color) - hand
+        if color != target and np.abs(offset[:2]).max() < 0.03 and -0.045 < offset[2] < 0.03:
+            still = world.gripper_width() < 0.05  # the fingers are only just letting go
+            goal = hand + (offset[0], offset[1], 0.0 if still else 0.06)
+            return move(world, goal, world.eef_yaw(), OPEN, (0.0, 0.0) if still else (0.4, 1.0))
+    return None
 
 
 def pick(world: World, color: str) -> np.ndarray:
@@ -108,19 +109,22 @@ def pick(world: World, color: str) -> np.ndarray:
     if in_hand(world) == color:
         # Up at once, straight: sliding along while still low would push neighbours.
         return move(world, np.array([hand[0], hand[1], hand[2] + 0.06]), world.eef_yaw(), CLOSE, (0.3, 0.8))
-    error = float(np.linalg.norm(block[:2] - hand[:2]))
-    turn = abs(yaw - world.eef_yaw())
-    exact = error < 0.008 and abs(hand[2] - low) < 0.008 and turn < 0.12
-    closing = error < 0.016 and abs(hand[2] - low) < 0.014 and turn < 0.4 and 0.036 < width < 0.072
-    if exact and width > 0.036 or closing:
-        return move(world, np.array([block[0], block[1], low]), yaw, CLOSE, (0.3, 0.3))
+    out = leave(world, color)
+    if out is not None:
+        return out
+    # Across the fingers a block may lie off centre (they push it to the middle); along them it only has to overlap.
+    turn, now = abs(yaw - world.eef_yaw()), world.eef_yaw()
+    dx, dy = block[:2] - hand[:2]
+    along, across = abs(dx * np.cos(now) + dy * np.sin(now)), abs(dy * np.cos(now) - dx * np.sin(now))
+    near = along < 0.013 and across < 0.015 and hand[2] < low + 0.011 and turn < 0.3
+    closing = along < 0.016 and across < 0.02 and hand[2] < low + 0.015 and turn < 0.5 and width < 0.072
+    if width > 0.036 and (near or closing):
+        return move(world, np.array([block[0], block[1], low]), yaw, CLOSE, (0.3, 0.5))
     if width < 0.066:  # the fingers have to open above the block
-        if opening(world):
-            return move(world, hand, world.eef_yaw(), OPEN)
         low = max(low, block[2] + 0.055)
     return funnel(
-        world, block[:2], low, block[2] - S.BLOCK_HALF + CARRY, yaw, OPEN, 0.007,
-        spread=0.007 + 0.06 * max(0.0, turn - 0.12),
+        world, block[:2], low, block[2] - S.BLOCK_HALF + CARRY, yaw, OPEN, 0.010,
+        spread=0.010 + 0.06 * max(0.0, turn - 0.12),
     )  # fmt: skip
 
 
@@ -130,7 +134,7 @@ def place(world: World, color: str, xy: np.ndarray, height: float, tolerance: fl
     offset = hand - block
     error = float(np.linalg.norm(xy - block[:2]))
     low = height + float(offset[2])
-    if error < tolerance and abs(block[2] - height) < 0.008:
+    if error < tolerance and block[2] - height < 0.009:
         return move(world, hand, world.eef_yaw(), OPEN, (0.0, 0.0))
     turn = abs(world.eef_yaw())
     return funnel(
@@ -189,6 +193,7 @@ def close_drawer(world: World) -> np.ndarray:
 def rest(world: World) -> np.ndarray:
     """Nothing left to do: gently up, then still, the hand open."""
     hand = world.eef_pos()
-    if opening(world):
-        return move(world, hand, world.eef_yaw(), OPEN)
+    out = leave(world)
+    if out is not None:
+        return out
     return move(world, np.array([hand[0], hand[1], max(hand[2], REST_HEIGHT)]), 0.0, OPEN, (0.0, 0.5))

@@ -107,7 +107,7 @@ def at_rest(world: World, color: str) -> bool:
 
 def in_bin(world: World, color: str, bin_color: str) -> bool:
     offset = world.block_pos(color) - world.bin_pos(bin_color)
-    return bool(np.abs(offset[:2]).max() < S.BIN_INNER and offset[2] < S.BIN_WALL + 0.015)
+    return bool(np.abs(offset[:2]).max() < S.BIN_INNER and offset[2] < S.BIN_WALL + 0.035)
 
 
 def in_box(world: World, color: str) -> bool:
@@ -452,7 +452,7 @@ def _with_correction(task: Task, rng: np.random.Generator) -> Task:
             new = dict(blocks=(block,), others=tuple(c for c in pool if c != block))
             words = language.stow_instruction((block,), rng)
         later = Task(task.family, language.correction_instruction(words, rng), dict(new, corrected=True))
-        return replace(task, events=(Event(int(rng.integers(8, 75)), "say", task=later),))
+        return replace(task, events=(Event(int(rng.integers(8, 18 * task.subtasks + 12)), "say", task=later),))
     return task  # nothing else to want on this table (a single block)
 
 
@@ -463,7 +463,7 @@ def _with_disturbances(task: Task, rng: np.random.Generator) -> Task:
         kinds += ["shut", "shut"]
     if task.subtasks > 2:
         kinds += ["take"]
-    span = 55 * task.subtasks
+    span = max(20, 13 * task.subtasks)  # the teacher takes 17 steps a subtask
     events = tuple(
         Event(int(rng.integers(5, span)), str(rng.choice(kinds)), seed=int(rng.integers(2**31)))
         for _ in range(1 + _some(rng, 0.6, 0.4))

@@ -20,6 +20,7 @@ from envs.tabletop.world import World
 
 LIFTED = 0.04  # a block this far above what carried it is on its way
 OVER = 0.045  # a held block this close to where it goes is being put down, however low
+BIN_SPOTS = ((-0.028, 0.0), (0.028, 0.0), (0.0, 0.0))
 BOX_SPOTS = ((0.037, 0.037), (0.037, -0.037), (-0.037, 0.037), (-0.037, -0.037), (0.0, 0.0))
 DRAWER_SPOTS = ((0.0, 0.0), (0.0, 0.05), (0.0, -0.05))
 
@@ -137,6 +138,12 @@ def free_place(world: World, near: np.ndarray, color: str | None, gap: float = 0
     return np.array([best[0], best[1], S.BLOCK_HALF])
 
 
+def _top_at(world: World, at: np.ndarray, color: str) -> float:
+    """Height of the highest block (but this one) under a place."""
+    others = [world.block_pos(c) for c in world.scene.blocks if c != color]
+    return max((float(p[2]) + S.BLOCK_HALF for p in others if np.abs(p[:2] - at[:2]).max() < 0.036), default=0.0)
+
+
 def _free_spot(world: World, center: np.ndarray, spots: tuple, room: float, color: str) -> np.ndarray:
     """The first of a container's spots that no other block is on."""
     others = [world.block_pos(c) for c in world.scene.blocks if c != color]
@@ -151,8 +158,11 @@ def _sort(task: Task, world: World) -> _Step:
     moves = dict(task.params["moves"])
     held = skills.in_hand(world)
     if held in moves:
-        at = world.bin_pos(moves[held])
-        return _carry(world, held, L.put_in_bin(held, moves[held]), at, skills.IN_BIN, 0.02)
+        at, tolerance = world.bin_pos(moves[held]), 0.024
+        if sum(b == moves[held] for b in moves.values()) > 1:  # side by side, so that none lies on another
+            at, tolerance = _free_spot(world, at, BIN_SPOTS, 0.036, held), 0.014
+        height = max(skills.IN_BIN, _top_at(world, at, held) + S.BLOCK_HALF + 0.006)
+        return _carry(world, held, L.put_in_bin(held, moves[held]), at, height, tolerance)
     if held is not None:
         return _to_table(world, held)
     for color, bin_color in moves.items():
@@ -186,7 +196,7 @@ def _stack(task: Task, world: World) -> _Step:
         if held == color:
             top = world.block_pos(base) + (0, 0, S.BLOCK_HALF)
             height = float(top[2]) + S.BLOCK_HALF + 0.002
-            return _carry(world, color, L.stack_on(color, base), top, height, 0.007, over=0.025)
+            return _carry(world, color, L.stack_on(color, base), top, height, 0.011, over=0.03)
         if above not in (None, color):
             return _pick(world, above)
         return _pick(world, _on_top(world, color) or color)
@@ -202,7 +212,8 @@ def _stow(task: Task, world: World) -> _Step:
         if held not in blocks or not is_open:
             return _to_table(world, held)
         at = _free_spot(world, world.drawer_pos(), DRAWER_SPOTS, 0.04, held)
-        return _carry(world, held, L.put_in_drawer(held), at, skills.IN_DRAWER, 0.018)
+        height = max(skills.IN_DRAWER, _top_at(world, at, held) + S.BLOCK_HALF + 0.006)
+        return _carry(world, held, L.put_in_drawer(held), at, height, 0.018)
     left = [c for c in blocks if not tasks.in_drawer(world, c)]
     if left:
         pulling = skills.hooked(world) and world.drawer_opening() < S.DRAWER_TRAVEL - 0.008
@@ -218,7 +229,8 @@ def _clear(task: Task, world: World) -> _Step:
     held = skills.in_hand(world)
     if held is not None:
         at = _free_spot(world, world.box_pos(), BOX_SPOTS, 0.04, held)
-        return _carry(world, held, L.put_in_box(held), at, skills.IN_BOX, 0.018)
+        height = max(skills.IN_BOX, _top_at(world, at, held) + S.BLOCK_HALF + 0.006)
+        return _carry(world, held, L.put_in_box(held), at, height, 0.018)
     for color in tasks.in_order(list(world.scene.blocks)):
         if not tasks.in_box(world, color):
             return _pick(world, color)
