@@ -11,7 +11,6 @@ from training.dataset import TEACHER
 HORIZON = 10  # actions in a chunk
 MEMORY_LAGS = 12  # the past memory a planner is given is 1 .. this many steps old
 NOTHING = "nothing"  # the memory before there is any
-FAR = 10_000  # distance to a switch where there is none
 
 
 def chunk_labels(
@@ -56,17 +55,14 @@ def chunk_labels(
 
 
 def switch_distance(*texts: np.ndarray) -> np.ndarray:
-    """Frames to the nearest frame where one of the (T,) id arrays takes a new value: 0 there, FAR if there
-    is none.
+    """Frames to the nearest frame where one of the (T,) id arrays takes a new value; the first frame is
+    one.
     """
     frames = len(texts[0])
-    change = np.zeros(frames, bool)
+    change = np.arange(frames) == 0
     for ids in texts:
         change[1:] |= ids[1:] != ids[:-1]
-    at = np.flatnonzero(change)
-    if not len(at):
-        return np.full(frames, FAR, np.int32)
-    here = np.arange(frames)
+    at, here = np.flatnonzero(change), np.arange(frames)
     right = np.searchsorted(at, here).clip(max=len(at) - 1)
     left = (right - 1).clip(min=0)
     return np.minimum(abs(at[right] - here), abs(at[left] - here)).astype(np.int32)

@@ -1,0 +1,244 @@
+"""Demonstrations and DAgger rounds: episodes of the tabletop world, labelled by the teacher, on all cores.
+
+Which episodes a dataset holds follows from suites, families and seeds alone, so collecting again after a
+kill makes the missing ones, and the same command gives the same dataset.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backbone.errors import UserError
+from backbone.observation import Observation
+from training.dataset import (
+    CAMERAS,
+    DISTURBED,
+    TEACHER,
+    DatasetWriter,
+    Episode,
+    describe_images,
+    encode_png,
+    episode_key,
+)
+from training.drivers import Bursts, Turns
+from training.progress import Bar
+
+if TYPE_CHECKING:
+    from agent.policy import Policy
+
+META_EVERY = 50  # episodes between two renewals of meta/
+MAX_SEED = 9_999_999  # evaluation seeds lie above: no scene of an evaluation is ever trained on
+AFTER = (5, 25)  # frames of "done" at the end of an episode
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to be recorded."""
+
+    suite: str
+    family: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return episode_key(self.suite, self.family, self.seed)
+
+
+def plan_episodes(
+    suites: Sequence[str], episodes: int, seed: int, families: Sequence[str] | None
+) -> list[Job]:
+    """Suites in turn (name one twice for twice the share), in each its families in turn, a new seed each."""
+    from envs.suites import SUITES
+
+    for suite in suites:
+        if suite not in SUITES or not SUITES[suite].training:
+            known = ", ".join(name for name, s in SUITES.items() if s.training)
+            raise UserError(f"suite: expected one of {known}, got '{suite}'")
+    if seed < 0 or seed + episodes - 1 > MAX_SEED:
+        raise UserError(f"seed: expected seeds from 0 to {MAX_SEED}, got {seed} .. {seed + episodes - 1}")
+    counts: dict[str, int] = {}
+    jobs = []
+    for n in range(episodes):
+        suite = suites[n % len(suites)]
+        known = [f for f in SUITES[suite].families if families is None or f in families]
+        if not known:
+            raise UserError(f"family: expected one of suite '{suite}', got {', '.join(families or ())}")
+        place = counts[suite] = counts.get(suite, -1) + 1
+        jobs.append(Job(suite, known[place % len(known)], seed + n))
+    return jobs
+
+
+class Recorder:
+    """Records episodes, one after another, in one world. `policy` drives in turn with the teacher
+    (DAgger).
+    """
+
+    def __init__(self, policy: Policy | None = None):
+        from envs.tabletop.env import TabletopEnv
+        from envs.tabletop.teacher import Teacher
+
+        self.policy, self.teacher, self.env = policy, Teacher(), TabletopEnv()
+
+    def episode(self, job: Job, max_steps: int | None = None) -> Episode:
+        """One episode, until it has been done for a while or its time is up."""
+        env, world, rng = self.env, self.env.world, np.random.default_rng([job.seed, 7])
+        env.suite, env.family = job.suite, job.family  # one world serves all
+        moment, _ = env.reset(seed=job.seed)
+        self.teacher.reset()
+        if self.policy is None:
+            driver: Bursts | Turns = Bursts(rng)
+        else:
+            self.policy.reset(job.seed)
+            driver = Turns(rng, self.policy, env.task_description)
+        rows: list[tuple] = []
+        pictures: dict[str, list[np.ndarray]] = {name: [] for name in CAMERAS}
+        done, after = 0, int(rng.integers(*AFTER))
+        last_event = max((event.at for event in env.task.events), default=0)
+        for t in range(max_steps or env.task.max_steps):
+            instruction, label = env.task_description, self.teacher.label(world)
+            action, who = driver.drive(world, label, Observation.from_env(moment, instruction))
+            for name, stack in pictures.items():
+                stack.append(moment["pixels"][name])
+            state, waiting = moment["agent_pos"], len(env._pending)
+            moment, _, _, _, info = env.step(action)
+            if len(env._pending) < waiting and who == TEACHER:
+                who = DISTURBED  # something happened: what comes next does not follow from here
+            point = label.point if label.point is not None else (-1.0, -1.0)
+            texts = (instruction, label.subtask, label.memory)
+            rows.append((state, label.action, action, point, who, info["is_success"], *texts))
+            done = done + 1 if label.subtask == "done" else 0
+            if done > after and t > last_event:
+                break
+        state, action, executed, point, who, success, instruction, subtask, memory = zip(*rows, strict=True)
+        stacks = {name: np.stack(stack) for name, stack in pictures.items()}
+        return Episode(
+            seed=job.seed,
+            suite=job.suite,
+            family=job.family,
+            images={name: [encode_png(image) for image in stack] for name, stack in stacks.items()},
+            state=np.array(state, np.float32),
+            action=np.array(action, np.float32),
+            action_executed=np.array(executed, np.float32),
+            target=np.array(point, np.float32),
+            driver=np.array(who, np.int64),
+            success=np.array(success, bool),
+            instruction=list(instruction),
+            subtask=list(subtask),
+            memory=list(memory),
+            image_stats={name: describe_images(stack) for name, stack in stacks.items()},
+        )
+
+
+_recorder: Recorder | None = None
+
+
+def _start(checkpoint: str | None) -> None:
+    """A worker's first act: load what it needs, leave Ctrl-C to the parent, and end with it."""
+    global _recorder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    policy = None
+    if checkpoint is not None:
+        import torch
+
+        from agent.policy import Policy
+
+        torch.set_num_threads(1)
+        policy = Policy.from_pretrained(checkpoint)
+    _recorder = Recorder(policy)
+
+
+def _record(job: Job) -> Episode:
+    assert _recorder is not None
+    return _recorder.episode(job)
+
+
+def _episodes(jobs: Sequence[Job], checkpoint: str | None, workers: int) -> Iterator[Episode]:
+    """Episodes in the order of the jobs, made by `workers` processes (0: here)."""
+    if workers == 0:
+        _start_here(checkpoint)
+        yield from map(_record, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(checkpoint,))
+    try:
+        running: deque[Future[Episode]] = deque()
+        waiting = iter(jobs)
+        for job in waiting:
+            running.append(pool.submit(_record, job))
+            if len(running) >= 3 * workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_here(checkpoint: str | None) -> None:
+    global _recorder
+    from agent.policy import Policy
+
+    _recorder = Recorder(Policy.from_pretrained(checkpoint) if checkpoint is not None else None)
+
+
+def collect(
+    out: str | Path,
+    suites: Sequence[str] = ("core",),
+    episodes: int = 600,
+    seed: int = 0,
+    families: Sequence[str] | None = None,
+    checkpoint: str | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> DatasetWriter:
+    """Make the dataset `out`, or what it lacks. See `plan_episodes` for what is in it.
+
+    checkpoint: a policy that drives in turn with the teacher (DAgger). workers: processes, all cores by
+    default.
+    """
+    jobs = plan_episodes(suites, episodes, seed, families)
+    if checkpoint is not None:
+        from backbone import checkpoint as checkpoints
+
+        checkpoint = str(checkpoints.find(checkpoint))
+    writer = DatasetWriter(out)
+    missing = [job for job in jobs if job.key not in writer.keys]
+    frames, solved, start = 0, 0, time.monotonic()
+    with writer, Bar("collect", len(jobs), quiet=quiet) as bar:
+        count = min(os.cpu_count() or 1 if workers is None else workers, len(missing))
+        made = _episodes(missing, checkpoint, count)
+        try:
+            bar.update(len(jobs) - len(missing))
+            for n, episode in enumerate(made):
+                writer.add(episode)
+                frames, solved = frames + len(episode), solved + bool(episode.success[-1])
+                if (n + 1) % META_EVERY == 0:
+                    writer.write_meta()
+                rate = frames / (time.monotonic() - start)
+                text = f"{writer.frames} frames, {rate:.0f} a second, {solved / (n + 1):.0%} solved"
+                bar.update(len(jobs) - len(missing) + n + 1, text)
+        except KeyboardInterrupt:
+            bar.log(f"interrupted: {len(writer.episodes)} whole episodes are kept; the same command goes on")
+            raise
+        finally:
+            made.close()
+    return writer

@@ -1,0 +1,124 @@
+"""Who moves the arm while demonstrations are recorded: the teacher with bursts of disturbance, or agent and
+teacher in turn. The teacher labels every frame whoever drives, so what matters here is to visit states
+worth labelling."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from training.dataset import AGENT, DISTURBED, TEACHER
+
+if TYPE_CHECKING:
+    from agent.policy import Policy
+    from envs.tabletop.teacher import Label
+    from envs.tabletop.world import World
+
+GRIPPER = 6  # index in an action
+
+
+class Bursts:
+    """The teacher drives; in most episodes something else does for 2 to 8 steps, every 15 to 40.
+
+    Most bursts go through the arm (it drifts, shakes, turns, opens or closes the gripper), some push a block.
+    """
+
+    needs_pictures = False
+
+    def __init__(self, rng: np.random.Generator, clean: float = 0.2):
+        self.rng = rng
+        self.quiet = rng.random() < clean
+        self.wait, self.left = int(rng.integers(3, 40)), 0
+        self.kind, self.push, self.upward = "", np.zeros(7, np.float32), False
+
+    def drive(self, world: World, label: Label, observation: Any) -> tuple[np.ndarray, int]:
+        """(action, who drove)."""
+        over = label.subtask == "done" and world.task.family == "press"  # nothing undoes one press too many
+        if self.quiet or (over and self.left == 0):
+            return label.action, TEACHER
+        if self.left == 0:
+            self.wait -= 1
+            if self.wait > 0:
+                return label.action, TEACHER
+            self._begin(world)
+        self.left -= 1
+        if self.left == 0:
+            self.wait = int(self.rng.integers(15, 41))
+        return self._action(label.action), DISTURBED
+
+    def _begin(self, world: World) -> None:
+        rng = self.rng
+        self.left = int(rng.integers(2, 9))
+        self.kind = str(rng.choice(["drift", "drift", "shake", "turn", "gripper", "gripper", "block"]))
+        direction = rng.standard_normal(3)
+        direction *= rng.uniform(0.3, 1.0) / max(1e-6, float(np.abs(direction).max()))
+        self.push = np.zeros(7, np.float32)
+        self.push[:3] = direction
+        self.upward = world.task.family == "press"
+        if self.upward:
+            self.push[2] = abs(self.push[2])  # an arm that sags presses what it should not
+        self.push[5] = rng.uniform(-1, 1) if self.kind == "turn" else 0.0
+        if self.kind == "block":
+            self.left = 1
+            colours = [c for c in world.scene.blocks if c != world.held()]
+            if colours:
+                angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.9)
+                velocity = (speed * np.cos(angle), speed * np.sin(angle), 0.0)
+                world.push_block(colours[int(rng.integers(len(colours)))], velocity)
+
+    def _action(self, teacher: np.ndarray) -> np.ndarray:
+        action = teacher.copy()
+        if self.kind == "drift":
+            action[:6] = self.push[:6]
+        elif self.kind == "shake":
+            noise = self.rng.normal(0, 0.5, 3)
+            action[:3] += np.abs(noise) * (0, 0, 1) + noise * (1, 1, 0) if self.upward else noise
+            action[5] += self.rng.normal(0, 0.5)
+        elif self.kind == "turn":
+            action[:6] = 0.3 * self.push[:6]
+            action[5] = self.push[5]
+        elif self.kind == "gripper":
+            action[:3] *= 0.3
+            action[GRIPPER] = -action[GRIPPER]
+        return np.clip(action, -1, 1).astype(np.float32)
+
+
+class Turns:
+    """DAgger: the agent drives 10 to 40 steps, the teacher 10 to 30, and so on.
+
+    The agent is what it is in use (it remembers its own memory while it drives), but each of its turns
+    starts from the teacher's memory, as if it had been driving all along and well.
+    """
+
+    needs_pictures = True
+
+    def __init__(self, rng: np.random.Generator, policy: Policy, instruction: str):
+        self.rng, self.policy = rng, policy
+        self.instruction = instruction
+        self.agent = bool(rng.random() < 0.8)
+        self.left = self._length()
+        self.plan: Any = None
+        self.memory = ""
+        self.chunk: list[np.ndarray] = []
+
+    def _length(self) -> int:
+        return int(self.rng.integers(10, 41) if self.agent else self.rng.integers(10, 31))
+
+    def drive(self, world: World, label: Label, observation: Any) -> tuple[np.ndarray, int]:
+        """(action, who drove). observation: an Observation with the instruction of the moment."""
+        if self.left == 0:
+            self.agent = not self.agent
+            self.left = self._length()
+            self.plan, self.chunk = None, []
+        self.left -= 1
+        if not self.agent:
+            self.memory = label.memory
+            return label.action, TEACHER
+        if observation.instruction != self.instruction:
+            self.instruction, self.plan, self.chunk = observation.instruction, None, []
+        if not self.chunk:
+            self.plan, chunk = self.policy.step(observation, self.memory, self.plan)
+            self.memory = self.plan.memory
+            self.chunk = list(chunk.actions[: int(self.rng.integers(4, len(chunk.actions)))])
+        return np.clip(self.chunk.pop(0), -1, 1).astype(np.float32), AGENT
