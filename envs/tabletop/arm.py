@@ -94,7 +94,7 @@ def arm_xml() -> str:
   <geom type="box" size="0.02 0.094 0.004" pos="0 0 0.058" material="joint" {free}/>
   <geom type="box" size="0.012 0.016 0.009" pos="0.036 0 0.03" material="joint" {free}/>
   <site name="tcp" pos="0 0 {TCP}" size="0.004" rgba="0 0 0 0"/>
-  <camera name="wrist" pos="0.075 0 0.02" xyaxes="0 -1 0 0.78 0 0.62" fovy="78"/>
+  <camera name="wrist" pos="0.075 0 0.02" xyaxes="0 -1 0 -0.91 0 -0.41" fovy="78"/>
   {_finger("left", 1)}{_finger("right", -1)}
 </body>""")
     parts.append("</body>" * 8)

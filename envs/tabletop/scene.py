@@ -143,7 +143,7 @@ def scene_xml() -> str:
   <light name="key" pos="0.9 -0.9 2.0" dir="-0.25 0.45 -1" diffuse="0.62 0.60 0.56" specular="0.3 0.3 0.3" directional="false"
     cutoff="60" exponent="1"/>
   <light name="fill" pos="0.2 1.4 1.6" dir="0.1 -0.7 -1" diffuse="0.20 0.21 0.24" castshadow="false" specular="0 0 0"/>
-  <camera name="front" pos="1.12 0 0.86" xyaxes="0 1 0 -0.80 0 0.60" fovy="46"/>
+  <camera name="front" pos="1.0 0 0.95" xyaxes="0 1 0 -0.8963 0 0.4434" fovy="40"/>
   <camera name="person" pos="1.35 -0.95 0.80" xyaxes="0.66 0.75 0 -0.36 0.32 0.88" fovy="44"/>
   <geom name="table" type="box" size="0.55 0.62 0.02" pos="0.35 0 -0.02" material="wood" {fixture}/>
   {arm_xml()}
