@@ -1,4 +1,4 @@
-"""Where a stream's keys and values go. Three answers to `extend(layer, k, v) -> (keys, values) to attend to`."""
+"""Where keys and values go: three answers to `extend(layer, k, v) -> (keys, values) to attend to`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Cache:
         self._end = 0
 
     def at(self, runs: list[tuple[int, int]], end: int) -> Cache:
-        """The next tokens go to these runs of slots [(start, length), ...] and attend to slots 0 .. end - 1."""
+        """The next tokens go to these runs [(start, length), ...] of slots and see the slots before `end`."""
         self._runs, first = [], 0
         for start, length in runs:
             self._runs.append((start, first, length))

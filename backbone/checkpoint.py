@@ -1,4 +1,4 @@
-"""Checkpoints on disk: config.json, model.safetensors, tokenizer.json, README.md. Whole or not at all, both ways.
+"""Checkpoints on disk: config.json, model.safetensors, tokenizer.json, README.md. All or nothing.
 
 Everything that can be wrong with one raises a UserError of one line; a network is never left partly random.
 """
@@ -60,7 +60,7 @@ def save(
 
 
 def load(name: str | Path, device: str | torch.device = "cpu") -> tuple[Network, Tokenizer]:
-    """A directory, the name of a shipped checkpoint, or a Hugging Face hub id -> network (float32, eval), tokenizer."""
+    """A directory, a shipped name or a hub id -> network (float32, eval mode), tokenizer."""
     directory = find(name)
     for file in (CONFIG, WEIGHTS, TOKENIZER):
         if not (directory / file).is_file():

@@ -1,4 +1,4 @@
-"""Numbers and words as tokens. Continuous values enter through Fourier features, so that neighbours are near."""
+"""Numbers and words as tokens. Numbers enter through Fourier features, so that neighbours are near."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ class StateToken(nn.Module):
 class TextEmbedding(nn.Module):
     """Token ids to vectors. Ids from `words` on are locations <loc0000> .. <loc1023>.
 
-    "table": every id has its own vector (pretrained families). "fourier": a location is a linear function of Fourier
-    features of its value plus a vector for its axis (y and x take turns), so 0412 is near 0413 from the start.
+    "table": every id has its own vector (pretrained families). "fourier": a location is a linear function of
+    Fourier features of its value plus a vector for its axis (y and x take turns), so 0412 is near 0413 from
+    the start.
     """
 
     OCTAVES = 8

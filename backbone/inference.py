@@ -18,7 +18,7 @@ from backbone.tokenizer import Tokenizer
 
 
 class Run:
-    """Inference over one static cache. Segments are computed in any order their `sees` allows; nothing outlives it."""
+    """Inference over one static cache. Segments may come in any order their `sees` allows."""
 
     def __init__(self, network: Network, batch: int = 1):
         c = network.preset.decoder
@@ -39,7 +39,7 @@ class Run:
 
     @torch.inference_mode()
     def write(self, name: str, ids: Tensor, offset: int) -> Tensor:
-        """Put tokens ids (B, k) into a causal text segment from place `offset` on -> hidden states (B, k, width).
+        """Put ids (B, k) into a causal text segment from place `offset` on -> hidden (B, k, width).
 
         Whatever the segment held from `offset` on is forgotten.
         """

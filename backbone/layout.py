@@ -1,4 +1,4 @@
-"""The prefix as a list of segments. Masks, positions, what the expert reads and what is learnt follow from it.
+"""The prefix as a list of segments. Masks, positions, what the expert reads and what is learnt follow.
 
 Rules of attention:
 - a segment that `opens` starts a new bidirectional block, one that `joins` belongs to the block before it;
@@ -7,8 +7,8 @@ Rules of attention:
 - the action suffix sees the segments marked `expert_reads` and itself.
 
 Every segment has a fixed length and so a fixed slot; what a sample lacks is masked (`valid`), never removed.
-Since no segment sees a later block, a selection of segments that is closed under `sees` can be computed alone, with
-the very same numbers: that is how the controller trains without the planner's inputs.
+Since no segment sees a later block, a selection of segments that is closed under `sees` can be computed
+alone, with the very same numbers: that is how the controller trains without the planner's inputs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Segment:
 class Layout:
     """`starts`: first slot of every segment (given by `select`; by default the segments lie end to end).
 
-    positions "slots": a token's rotary position is its slot. "packed": pads take no position (PaliGemma family).
+    positions "slots": a token's rotary position is its slot. "packed": pads take no position (PaliGemma
+    family).
     """
 
     segments: tuple[Segment, ...]
@@ -122,7 +123,7 @@ class Layout:
         return tuple(name for name in self.names if name in wanted)
 
     def select(self, names: tuple[str, ...], lengths: tuple[tuple[str, int], ...] = ()) -> Layout:
-        """Only these segments, in their slots; `lengths` shortens some (right for text whose tail is padding)."""
+        """Only these segments, in their slots; `lengths` shortens some (text whose tail is padding)."""
         return _select(self, tuple(names), tuple(lengths))
 
     def part(self, names: tuple[str, ...]) -> Layout:
@@ -175,7 +176,7 @@ class Layout:
         return torch.cat([torch.full((s.length,), s.expert_reads) for s in self.segments])
 
     def mask(self, valid: Tensor) -> Tensor:
-        """valid (B, n) bool -> (B, n, n) bool. A pad sees itself, so that no row is empty; nobody sees a pad."""
+        """valid (B, n) bool -> (B, n, n) bool. A pad sees itself (no row is empty); nobody else does."""
         allowed = self.allowed.to(valid.device)
         return (allowed & valid[:, None, :]) | torch.eye(self.length, dtype=torch.bool, device=valid.device)
 

@@ -28,7 +28,7 @@ def text(logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Tensor]:
 
 
 def point(scores: Tensor, points: Tensor, weight: Tensor, sigma: float, pixels: int) -> dict[str, Tensor]:
-    """scores (B, cells), points (B, 2) in [0, 1) (nan where weight is 0). Loss 0 = the soft target met exactly."""
+    """scores (B, cells), points (B, 2) in [0, 1) (nan where weight is 0). Loss 0 = the soft target."""
     there = weight > 0
     points = points.nan_to_num(0.5)
     soft = soft_target(points, int(scores.shape[1] ** 0.5), sigma)

@@ -1,4 +1,4 @@
-"""One network for both levels: cameras, words and state into the decoder; text, a place and actions out of it.
+"""One network for both levels: cameras, words and state go in; text, a place and actions come out.
 
 A planner's sample computes the segments its target needs, a controller's sample those the action expert reads
 (see backbone/layout.py); both are one forward, so that one optimiser step, and DDP, see one network.
@@ -27,7 +27,7 @@ from backbone.vision import VisionTower
 
 @dataclass
 class Encoded:
-    """A computed prefix: hidden states (B, n, width) of `layout`, which of them are real, and what was seen."""
+    """A computed prefix: hidden (B, n, width) of `layout`, which of them are real, and what was seen."""
 
     layout: Layout
     hidden: Tensor
@@ -78,15 +78,16 @@ class Network(nn.Module):
     def embed(self, layout: Layout, inputs: dict) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The tokens of a prefix: x (B, n, width), valid (B, n) bool, fine maps of the cameras.
 
-        inputs: what the segments' sources name. Images (B, H, W, 3) uint8 or with a time axis; "state" (B, D) in
-        physical units; ids (B, <= length). Optional "there": {segment name: (B,) bool} for what may be absent.
+        inputs: what the segments' sources name. Images (B, H, W, 3) uint8 or with a time axis; "state" (B, D)
+        in physical units; ids (B, <= length). Optional: "there" {segment name: (B,) bool} for what may be absent,
+        "history" {camera: (B, T) bool} for past frames that may be.
         """
         parts, valid, fine = [], [], {}
         for segment in layout.segments:
             if segment.kind == "image":
                 camera = segment.source.removeprefix("images.")
                 tower = self.towers[camera if camera in self.towers else next(iter(self.towers))]
-                tokens, fine[camera] = tower(inputs["images"][camera])
+                tokens, fine[camera] = tower(inputs["images"][camera], inputs.get("history", {}).get(camera))
                 real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
             elif segment.kind == "state":
                 tokens = self.state(self.state_norm(inputs["state"]))
@@ -109,7 +110,7 @@ class Network(nn.Module):
         return x, torch.cat(valid, 1), fine
 
     def encode(self, layout: Layout, inputs: dict) -> Encoded:
-        """Compute a prefix in one pass over the whole sequence (training; inference has backbone/inference.py)."""
+        """Compute a prefix in one pass (training; inference goes through backbone/inference.py)."""
         x, valid, fine = self.embed(layout, inputs)
         memory = Collect()
         bias = mask_bias(layout.mask(valid), x.dtype)
@@ -133,7 +134,7 @@ class Network(nn.Module):
     def velocity(
         self, actions: Tensor, modulation: list[Tensor], positions: Tensor, bias: Tensor, memory
     ) -> Tensor:
-        """Noisy normalised actions (B, F, H, A) -> velocity (B, F, H, A), float32. F chunks share one prefix."""
+        """Noisy normalised actions (B, F, H, A) -> velocity, alike, float32. F chunks share one prefix."""
         with torch.autocast(actions.device.type, enabled=False):
             x = self.action_in(actions) + self.action_slot
         x = self.expert(x, positions, bias, memory, modulation)
@@ -150,7 +151,8 @@ class Network(nn.Module):
         planner: images, state (B, 8), instruction_ids, memory_ids, target_ids (B, L; `Updated Memory:` first,
         <point> or <eos> last, padded), point (B, 2; nan if none), weight (B,).
         controller: images, state, plan_ids, actions (B, H, A) in robot units, valid (B, H) bool, weight (B,).
-        Returns "loss" = weighted sum of "text_loss", "point_loss", "flow_loss" (those that apply), and metrics.
+        Returns "loss" = weighted sum of "text_loss", "point_loss", "flow_loss" (those that apply), and
+        metrics.
         """
         p, out = self.preset, {}
         if planner is not None:

@@ -1,4 +1,4 @@
-"""Numbers in physical units to about [-1, 1] and back, by quantiles. Part of the network, so never lost from a checkpoint."""
+"""Physical units to about [-1, 1] and back, by quantiles. Part of the network, so never lost."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from backbone.transformer import RMSNorm
 
 
 class Pointer(nn.Module):
-    """Keys: the fine map plus, spread over it, what the decoder made of the camera's tokens. Query: the text."""
+    """Keys: the fine map plus, spread over it, the decoder's states of its tokens. Query: the text."""
 
     def __init__(self, channels: int, width: int, dim: int):
         super().__init__()

@@ -12,9 +12,9 @@ from backbone.layout import Layout, Segment
 class VisionConfig:
     """One camera's tower.
 
-    stem "patch": SigLIP's patch convolution. stem "conv": pixels are gathered 4 x 4, two convolutions make a fine map
-    (image_size / 4, for pointing), strided convolutions with `channels` bring it down to the tokens' grid.
-    spacetime_every: every k-th block also attends over past frames (0: never).
+    stem "patch": SigLIP's patch convolution. stem "conv": pixels are gathered 4 x 4, two convolutions make a
+    fine map (image_size / 4, for pointing), strided convolutions with `channels` bring it down to the tokens'
+    grid. spacetime_every: every k-th block also attends over past frames (0: never).
     """
 
     image_size: int
@@ -63,7 +63,7 @@ class StreamConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """A whole network. `words`: vocabulary without location tokens; `vocabulary`: the tokenizer's fingerprint."""
+    """A whole network. `words`: vocabulary size without locations; `vocabulary`: the fingerprint."""
 
     name: str
     cameras: tuple[tuple[str, VisionConfig], ...]

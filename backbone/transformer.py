@@ -1,4 +1,4 @@
-"""Gemma-style blocks and the stream made of them. One class is the decoder and, with AdaRMS, the action expert."""
+"""Gemma-style blocks and streams made of them. One class is the decoder and, with AdaRMS, the expert."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class AdaRMS(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention and GeGLU. `project` and `finish` stand around an attention that may span streams."""
+    """One layer: attention and GeGLU. The attention between `project` and `finish` may span streams."""
 
     def __init__(self, config: StreamConfig, adaptive: bool):
         super().__init__()
@@ -93,7 +93,7 @@ class Block(nn.Module):
             self.after_attention, self.after_mlp = RMSNorm(c.width), RMSNorm(c.width)
 
     def project(self, x: Tensor, rope: tuple[Tensor, Tensor], modulation: Tensor | None):
-        """x (B, S, D) or (B, F, H, D) -> q (B, S, heads, d), k and v (B, S, kv_heads, d), gate (None if plain)."""
+        """x (B, S, D) or (B, F, H, D) -> q (B, S, heads, d), k and v (B, S, kv_heads, d), gate or None."""
         c, gate = self.config, None
         if self.adaptive:
             x, gate = self.attention_norm(x, modulation)
@@ -141,7 +141,7 @@ class Stream(nn.Module):
                 )
 
     def modulation(self, condition: Tensor) -> list[Tensor]:
-        """condition (..., D) -> what every AdaRMS of the stack needs, (..., 3 D) each, the final norm last."""
+        """condition (..., D) -> what every AdaRMS needs, (..., 3 D) each, the final norm last."""
         norms = [n for block in self.blocks for n in (block.attention_norm, block.mlp_norm)]
         return [norm.dense(condition) for norm in (*norms, self.norm)]
 
@@ -162,7 +162,7 @@ class Stream(nn.Module):
 
 
 def time_features(time: Tensor, dim: int, shortest: float = 4e-3, longest: float = 4.0) -> Tensor:
-    """Flow time (...) -> (..., dim): sines, then cosines, of 2 pi t / period, periods spaced geometrically."""
+    """Flow time (...) -> (..., dim): sines, then cosines, of 2 pi t / period, geometric periods."""
     fraction = torch.linspace(0, 1, dim // 2, dtype=torch.float64)  # on the CPU: MPS has no float64
     period = (shortest * (longest / shortest) ** fraction).to(time.device, torch.float32)
     angle = 2 * math.pi * time.float()[..., None] / period

@@ -1,8 +1,8 @@
-"""Camera pictures to tokens: a stem (SigLIP's patches, or small convolutions with a fine map), then ViT blocks.
+"""Camera pictures to tokens: a stem (SigLIP's patches or small convolutions), then ViT blocks.
 
-Blocks can attend over past frames too ("space-time"): values are first mixed over time, per patch and causally, then
-over space, with one set of projections. The offset of the current frame embeds as exactly zero, so one frame alone gives exactly
-the numbers of a plain ViT, and pretrained image weights stay right.
+Blocks can attend over past frames too ("space-time"): values are first mixed over time, per patch and
+causally, then over space, with one set of projections. The offset of the current frame embeds as exactly
+zero, so one frame alone gives exactly the numbers of a plain ViT, and pretrained image weights stay right.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ConvStem(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images (B, H, W, 3) in [-1, 1] -> tokens (B, grid * grid, width), fine map (B, H/4, W/4, channels[0])."""
+        """images (B, H, W, 3) in [-1, 1] -> tokens (B, grid * grid, width), fine map (B, H/4, W/4, C)."""
         b, h, w, _ = images.shape
         x = images.view(b, h // 4, 4, w // 4, 4, 3).permute(0, 2, 4, 5, 1, 3).reshape(b, 48, h // 4, w // 4)
         x = x.contiguous(memory_format=torch.channels_last)
@@ -70,7 +70,7 @@ class VisionBlock(nn.Module):
     def forward(
         self, x: Tensor, frames: int = 1, ages: Tensor | None = None, bias: Tensor | None = None
     ) -> Tensor:
-        """x (B * T, N, D), frames oldest first. ages (T, D): embedded offsets, bias (B, 1, T, T) over frames."""
+        """x (B * T, N, D), frames oldest first. ages (T, D): embedded offsets, bias (B, 1, T, T)."""
         mixes = self.temporal and frames > 1
         seen = (x.unflatten(0, (-1, frames)) + ages[:, None]).flatten(0, 1) if mixes else x
         q, k, v = self.qkv(self.norm1(seen)).unflatten(-1, (3, self.heads, -1)).unbind(2)
@@ -94,7 +94,7 @@ class VisionBlock(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """One camera (or all of one size): pictures, possibly with their past, to tokens of the current picture."""
+    """One camera (or all of one size): pictures, maybe with their past, to tokens of the current one."""
 
     def __init__(self, config: VisionConfig, out: int, attention: str = "math"):
         super().__init__()
@@ -110,10 +110,10 @@ class VisionTower(nn.Module):
         self.project = nn.Linear(config.width, out)
 
     def forward(self, images: Tensor, history: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """images (B, H, W, 3) or (B, T, H, W, 3), uint8 or [-1, 1], oldest first; history (B, T) bool: is it there.
+        """images (B, H, W, 3) or (B, T, H, W, 3), uint8 or [-1, 1], oldest first; history (B, T) bool.
 
         -> tokens (B, N, out) and the fine map (B, h, w, C) of the last frame (None for a patch stem).
-        A frame that is not there changes nothing; the last is always taken to be there.
+        A frame whose history is False is not there and changes nothing; the last is always taken to be there.
         """
         frames = images.shape[1] if images.dim() == 5 else 1
         pictures = images.flatten(0, 1) if images.dim() == 5 else images

@@ -3,8 +3,8 @@
     python benchmarks/nano_speed.py [--batch 32]
 
 Training: samples a second of forward, backward and a fused AdamW step, the best of a few repeats.
-Inference: milliseconds (median / 95th percentile) in float32, batch 1, with random weights made to write plans of
-an ordinary length.
+Inference: milliseconds (median / 95th percentile) in float32, batch 1, with random weights made to write
+plans of an ordinary length.
 """
 
 from __future__ import annotations

@@ -16,9 +16,11 @@ NEVER = [PAD, UNK, BOS, MEMORY]  # never written
 
 @dataclass(frozen=True)
 class Decoded:
-    """tokens: `Updated Memory:` ... <point> or <eos>. margin: smallest gap between a token's and its best rival's log-probability.
+    """tokens: `Updated Memory:` ... <point> or <eos>. margin: smallest log-probability gap
+    between a token and its best rival.
 
-    query: the hidden state (1, width) that predicted the last token. confirmed: nothing had to be written anew.
+    query: the hidden state (1, width) that predicted the last token. confirmed: nothing had to be written
+    anew.
     """
 
     tokens: tuple[int, ...]
@@ -30,7 +32,7 @@ class Decoded:
 
 @torch.inference_mode()
 def decode(run: Run, segment: str, previous: tuple[int, ...] = ()) -> Decoded:
-    """Greedy decoding onto a prefix. `previous` tokens are verified in one pass; writing goes on where they differ.
+    """Greedy decoding onto a prefix. `previous` tokens are verified in one pass first.
 
     The result does not depend on `previous`, only the time it takes does.
     """

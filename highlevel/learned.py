@@ -1,4 +1,4 @@
-"""The planner of a network: looks, reads instruction and memory, writes the next memory, the subtask and its place."""
+"""The planner of a network: reads what it sees and is told, writes memory, subtask and place."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ def integrate(
 ) -> Tensor:
     """noise (B, H, A) -> actions (B, H, A). velocity(x, step) is d x / d t at the start of that step.
 
-    committed (B, K, A): actions already promised. They are held on the straight path they would have come along, so the
-    rest of the chunk is made to continue them.
+    committed (B, K, A): actions already promised. They are held on the straight path they would have come
+    along, so the rest of the chunk is made to continue them.
     """
     x = noise
     for step in range(steps):

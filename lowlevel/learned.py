@@ -1,4 +1,4 @@
-"""The controller of a network: reads a subtask's text beside wrist camera and state, makes a chunk of actions."""
+"""The controller of a network: reads a subtask beside wrist camera and state, makes a chunk of actions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LearnedController:
         self.generator = torch.Generator().manual_seed(seed)
 
     def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
-        """A chunk (H, A) in robot units. committed (K, A), K < H: actions already promised, kept as they are."""
+        """A chunk (H, A) in robot units. committed (K, A), K < H: actions already promised, kept."""
         started = time.perf_counter()
         observation.check(self.cameras, self.network.preset.state_dim)
         run = Run(self.network)

@@ -44,7 +44,7 @@ def test_half(network, tmp_path):
     path = checkpoint.save(tmp_path / "half", network, TOKENIZER, half=True)
     assert (path / checkpoint.WEIGHTS).stat().st_size < 25e6
     again, _ = checkpoint.load(path)
-    for (name, a), (_, b) in zip(network.state_dict().items(), again.state_dict().items(), strict=True):
+    for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True):
         assert b.dtype == torch.float32
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
     assert torch.equal(network.state_norm.high, again.state_norm.high)

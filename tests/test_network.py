@@ -88,7 +88,7 @@ def observation(planner: dict, i: int, instruction: str = "put the red block in 
     return Observation(images, planner["state"][i].numpy(), instruction)
 
 
-# --- layout ----------------------------------------------------------------------------------------------------------
+# --- layout ----------------------------------------------------------------------------------------------
 
 
 def test_masks_follow_from_the_list():
@@ -148,7 +148,7 @@ def test_rms_backward():
         assert torch.autograd.gradcheck(lambda a, b: _RMS.apply(a, b, 1e-6), (x, weight))
 
 
-# --- one network, many ways to compute it ----------------------------------------------------------------------------
+# --- one network, many ways to compute it ----------------------------------------------------------------
 
 
 def test_a_sample_does_not_depend_on_its_batch():
@@ -198,7 +198,8 @@ def test_inference_on_the_cache_equals_training(attention):
             run.fine["front"], encoded.fine["front"][longest : longest + 1], atol=1e-5, rtol=1e-4
         )
 
-        # the expert, after the planner wrote on the same cache, against a training pass of the controller alone
+        # the expert, after the planner wrote on the same cache, against a training pass of the controller
+        # alone
         run.read(("plan",), row(controller, longest))
         run.prepare_actions()
         x, time = torch.randn(1, 3, 10, 7), torch.tensor([[0.9, 0.5, 0.1]])
@@ -240,7 +241,7 @@ def test_knowledge_insulation_stops_the_flow_loss():
         assert (network.towers["wrist"].project.weight.grad is None) == insulated
 
 
-# --- planner -----------------------------------------------------------------------------------------------------------
+# --- planner ---------------------------------------------------------------------------------------------
 
 
 def test_confirming_writes_what_greedy_writes():
@@ -282,7 +283,7 @@ def test_pointer_read_out_is_exact_on_its_own_targets():
     assert read_out(torch.randn(3, 1024)).shape == (3, 2)
 
 
-# --- controller ----------------------------------------------------------------------------------------------------------
+# --- controller ------------------------------------------------------------------------------------------
 
 
 def test_flow_reaches_the_data_along_a_straight_velocity():
@@ -326,7 +327,7 @@ def test_policy_steps_on_one_prefill():
     assert (kept.actions[:3] == 0.25).all()
 
 
-# --- vision ----------------------------------------------------------------------------------------------------------------
+# --- vision ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
@@ -349,7 +350,7 @@ def test_space_time_tower(stem):
     assert not torch.allclose(tower(video)[0], now, atol=1e-3)
 
 
-# --- learning ----------------------------------------------------------------------------------------------------------------
+# --- learning --------------------------------------------------------------------------------------------
 
 
 def test_it_overfits_a_few_samples():
