@@ -79,7 +79,7 @@ class Network(nn.Module):
         """The tokens of a prefix: x (B, n, width), valid (B, n) bool, fine maps of the cameras.
 
         inputs: what the segments' sources name. Images (B, H, W, 3) uint8 or with a time axis; "state" (B, D)
-        in physical units; ids (B, <= length). Optional: "there" {segment name: (B,) bool} for what may be absent,
+        in physical units; ids (B, <= length). Optional: "there" {segment: (B,) bool} for what may be absent,
         "history" {camera: (B, T) bool} for past frames that may be.
         """
         parts, valid, fine = [], [], {}
