@@ -233,6 +233,13 @@ def test_losses_weigh_and_ignore_padding():
         assert a.isfinite() and b.isfinite() and a != b
 
 
+def test_a_target_that_is_too_long_is_refused_not_cut():
+    network, (planner, _) = make(), batch(1)
+    planner["target_ids"] = torch.full((1, 30), 9)
+    with pytest.raises(ValueError, match="'decoded' holds 1 to 24 tokens, got 29"):
+        network(planner=planner)
+
+
 def test_knowledge_insulation_stops_the_flow_loss():
     for insulated in (False, True):
         network, (_, controller) = make(knowledge_insulation=insulated), batch(2)
