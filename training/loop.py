@@ -67,8 +67,8 @@ class Config:
     init: str | None = None
     minutes: float | None = None
     steps: int | None = None
-    planner_batch: int = 32
-    controller_batch: int = 64
+    planner_batch: int = 16
+    controller_batch: int = 32
     planner_weight: float = 1.0
     controller_weight: float = 1.0
     flow_samples: int = 4
