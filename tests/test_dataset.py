@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from backbone.errors import UserError
+from training.collect import Job, Recorder, collect, plan_episodes
 from training.dataset import (
     AGENT,
     CAMERAS,
@@ -198,3 +199,42 @@ def test_switches_memory_and_the_choice_of_frames():
     distance = switch_distance(np.repeat([0, 1], 60))
     rows = choose_frames(distance, np.random.default_rng(0))
     assert 40 <= len(rows) <= 50 and len(rows) == len(set(rows.tolist()))
+
+
+def test_an_episode_of_the_real_world_repeats_and_bursts_are_marked():
+    recorder = Recorder()
+    first = recorder.episode(Job("long", "clear", 3), max_steps=60)
+    recorder.episode(Job("perturbed", "stow", 4), max_steps=5)
+    again = recorder.episode(Job("long", "clear", 3), max_steps=60)
+    assert first.images == again.images and np.array_equal(first.action_executed, again.action_executed)
+    assert len(first) == 60 and first.state.shape == (60, 8) and first.suite == "long"
+    clean = first.driver == TEACHER
+    assert 0 < clean.sum() < 60, "this seed has bursts"
+    assert np.array_equal(first.action[clean], first.action_executed[clean])
+    assert not np.array_equal(first.action[~clean], first.action_executed[~clean])
+    assert ((first.target >= 0) & (first.target < 1)).all()
+
+
+def test_collecting_again_makes_only_what_is_missing(tmp_path):
+    collect(tmp_path, ("core",), episodes=1, families=("stack",), seed=5, workers=0, quiet=True)
+    stamp = data_path(tmp_path, 0).stat().st_mtime_ns
+    writer = collect(tmp_path, ("core",), episodes=2, families=("stack",), seed=5, workers=1, quiet=True)
+    assert (
+        writer.keys == {"core/stack/5", "core/stack/6"} and data_path(tmp_path, 0).stat().st_mtime_ns == stamp
+    )
+    check_schema(tmp_path)
+    episode = DatasetReader(tmp_path).read(1)
+    assert episode.subtask[-1] == "done" and episode.success[-1]
+
+
+def test_only_training_seeds_and_suites_are_collected():
+    jobs = plan_episodes(("core", "memory"), 8, 100, None)
+    assert [j.seed for j in jobs] == list(range(100, 108)) and jobs[1].suite == "memory"
+    assert [j.family for j in jobs if j.suite == "memory"] == ["press", "swap"] * 2
+    for arguments in (
+        (("core",), 1, 10_000_000, None),
+        (("unseen",), 1, 0, None),
+        (("memory",), 1, 0, ("sort",)),
+    ):
+        with pytest.raises(UserError, match="expected"):
+            plan_episodes(*arguments)
