@@ -46,6 +46,7 @@ class Config:
         init: a checkpoint to start from (a directory or name) instead of random weights.
         minutes: training time, all sessions of this run together.
         steps: optimiser steps.
+        until: stop after so many of the minutes; the schedule is that of all of them, and the run can go on.
         planner_batch: samples of a planner's batch, in each process.
         controller_batch: samples of a controller's batch, in each process.
         planner_weight: of the text and point losses; 0 leaves the planner out.
@@ -67,6 +68,7 @@ class Config:
     init: str | None = None
     minutes: float | None = None
     steps: int | None = None
+    until: float | None = None
     planner_batch: int = 16
     controller_batch: int = 32
     planner_weight: float = 1.0
@@ -252,7 +254,7 @@ class Trainer:
 
     def _loop(self, batches: Iterator) -> None:
         c, total = self.config, Totals()
-        progress = self.progress()
+        progress = 1.0 if c.until and self.elapsed >= 60 * c.until else self.progress()
         due = {
             self.save: c.save_minutes,
             self._held_out: c.validate_minutes,
@@ -267,7 +269,7 @@ class Trainer:
                 progress = self.progress()
             if self.step % AGREE == 0:
                 progress, stop = self._agree()
-                if stop:
+                if stop or (c.until and self.elapsed >= 60 * c.until):
                     break
             if not self.main:
                 continue
