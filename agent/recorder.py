@@ -10,6 +10,8 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import queue
+import signal
+import sys
 import traceback
 from dataclasses import dataclass
 from fractions import Fraction
@@ -41,81 +43,94 @@ class Caption:
 
 
 class Recorder:
-    """Draws and writes one episode in a second process. `add` returns at once; `close` waits for the file."""
+    """Draws and writes episodes in a second process: `begin` a file, `add` frames, `end` it (which waits).
 
-    def __init__(self, path: Path | str):
-        self.path = Path(path)
+    Start it early: it gets ready while the agent is loading. A context manager; leaving it drops a file that
+    was not ended.
+    """
+
+    def __init__(self):
         context = mp.get_context("spawn")
         self._queue = context.Queue()
         self._answer, answer = context.Pipe(duplex=False)
-        self._process = context.Process(
-            target=_draw_all, args=(str(self.path), self._queue, answer), daemon=True
-        )
+        self._process = context.Process(target=_draw_all, args=(self._queue, answer), daemon=True)
         self._process.start()
         answer.close()
-        self.frames = 0
+        self._path: Path | None = None
+
+    def begin(self, path: Path | str) -> None:
+        """The frames from here on belong to this file."""
+        self._path = Path(path)
+        self._queue.put(str(path))
 
     def add(self, snapshot, caption: Caption) -> None:
         """snapshot: of `World.save()`, which another world can restore."""
         self._queue.put((snapshot, caption))
-        self.frames += 1
 
-    @property
-    def behind(self) -> int:
-        """Frames sent and not drawn yet."""
-        try:
-            return self._queue.qsize()
-        except NotImplementedError:  # macOS
-            return 0
-
-    def close(self, keep: bool = True) -> None:
-        """Finish the file (or throw it away). RuntimeError if drawing failed."""
-        if not keep:
-            self._process.terminate()
-            self._process.join()
-            self.path.with_name(self.path.name + ".part").unlink(missing_ok=True)
-            return
+    def end(self) -> None:
+        """Wait until the file is whole and has its name. RuntimeError if drawing failed."""
         self._queue.put(None)
         try:
             error = self._answer.recv()
         except EOFError:
             error = "the drawing process ended early"
-        self._process.join()
         if error:
-            raise RuntimeError(f"{self.path.name}: {error}")
+            raise RuntimeError(f"{self._path}: {error}")
+        self._path = None
+
+    @property
+    def behind(self) -> int:
+        """About how many frames are sent and not drawn yet."""
+        try:
+            return self._queue.qsize()
+        except NotImplementedError:  # macOS
+            return 0
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._process.terminate()
+        self._process.join()
+        self._queue.cancel_join_thread()  # nobody reads it any more
+        if self._path is not None:
+            _part(self._path).unlink(missing_ok=True)
 
 
-def _draw_all(path: str, frames, answer) -> None:
-    """The second process: state and words in, one mp4 out."""
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def _draw_all(messages, answer) -> None:
+    """The second process. Messages: a file's name, then states with their words, then None; and so on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to handle
     os.environ.setdefault("LP_NUM_THREADS", "1")  # software GL: one core, the other one is the run's
+    parent = mp.parent_process()
+
+    def receive():
+        while True:
+            try:
+                return messages.get(timeout=2.0)
+            except queue.Empty:
+                if not parent.is_alive():
+                    sys.exit()
+
     try:
         from envs.tabletop.world import World
 
         world = World(render=True)
-        part = path + ".part"
-        with Video(part) as video:
-            while (item := _next(frames)) is not None:
-                snapshot, caption = item
-                world.restore(snapshot)
-                pixels = world.observe()["pixels"]
-                video.add(compose(world.render(*VIEW), pixels, caption))
-        os.replace(part, path)
-        answer.send(None)
-    except (KeyboardInterrupt, EOFError):
-        pass
-    except BaseException as error:
+        world.render(*VIEW)  # the GL context takes its time; have it ready
+        while True:
+            path = Path(receive())
+            with Video(_part(path)) as video:
+                while (item := receive()) is not None:
+                    snapshot, caption = item
+                    world.restore(snapshot)
+                    video.add(compose(world.render(*VIEW), world.observe()["pixels"], caption))
+            os.replace(_part(path), path)
+            answer.send(None)
+    except Exception as error:
         answer.send(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
-
-
-def _next(frames):
-    """The next frame; None at the end, and EOFError when the run that sent them is gone."""
-    parent = mp.parent_process()
-    while True:
-        try:
-            return frames.get(timeout=2.0)
-        except queue.Empty:
-            if parent is not None and not parent.is_alive():
-                raise EOFError from None
 
 
 class Video:

@@ -5,6 +5,7 @@ Without arguments: the shipped agent puts a block in the drawer.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -54,57 +55,49 @@ def main(
     make_folder(out)
     console = Console(highlight=False)
     settings = Settings(suite, family, checkpoint, planner, controller, execute)
-    with console.status("waking up"):
-        env, agent = build(settings)
     learned = (planner, controller) == ("learned", "learned")
     note = "" if learned else f"planner: {planner}, controller: {controller}"
     solved = 0
-    try:
+    with ExitStack() as stack:
+        recorder = stack.enter_context(Recorder()) if video else None
+        with console.status("waking up"):
+            env, agent = build(settings)
+        stack.callback(env.close)
         for number in range(first, first + episodes):
-            record = roll(console, env, agent, number, instruction, out, note, video)
+            record = roll(console, env, agent, number, instruction, out, note, recorder)
             solved += bool(record["success"])
             console.print(outcome(record))
-    finally:
-        env.close()
     if episodes > 1:
         console.print(f"{solved} of {episodes} solved")
     console.print(f"saved in {out}")
     return 0
 
 
-def roll(console, env, agent, seed: int, instruction: str | None, out: Path, note: str, video: bool) -> dict:
+def roll(console, env, agent, seed: int, instruction: str | None, out: Path, note: str, recorder) -> dict:
     """One episode: watched, recorded, its files written."""
-    recorder = Recorder(out / f"episode-{seed}.mp4") if video else None
     view: EpisodeView | None = None
 
     def watch(env, step, moment) -> None:
         nonlocal view
         if view is None:
-            view = EpisodeView(console, f"{env.suite} {env.task.family} {seed}", moment["instruction"])
-            view.__enter__()
+            title = f"{env.suite} {env.task.family} {seed}"
+            view = stack.enter_context(EpisodeView(console, title, moment["instruction"]))
         view.update(step, moment)
         if recorder is not None and moment["tick"] % (RATE // FPS) == 0:
             plan = step.plan
             target = None if plan is None or plan.target is None else (plan.target.y, plan.target.x)
             words = ("", "") if plan is None else (plan.subtask, plan.memory)
-            caption = Caption(
-                moment["instruction"], *words, target, moment["tick"] / RATE,
-                moment["progress"], moment["success"], note,
-            )  # fmt: skip
+            clock, progress, success = moment["tick"] / RATE, moment["progress"], moment["success"]
+            caption = Caption(moment["instruction"], *words, target, clock, progress, success, note)
             recorder.add(env.world.save(), caption)
 
-    finished = False
-    try:
-        record = run_episode(env, agent, seed, instruction, watch=watch)
-        finished = True
-    finally:
-        if view is not None:
-            view.__exit__()
-        if recorder is not None and not finished:
-            recorder.close(keep=False)
     if recorder is not None:
-        with console.status(f"drawing the video, {recorder.behind} frames to go"):
-            recorder.close()
+        recorder.begin(out / f"episode-{seed}.mp4")
+    with ExitStack() as stack:
+        record = run_episode(env, agent, seed, instruction, watch=watch)
+    if recorder is not None:
+        with console.status("drawing the last pictures of the video"):
+            recorder.end()
     write_json(out / f"episode-{seed}.json", record)
     return record
 

@@ -13,8 +13,18 @@ import numpy as np
 
 from envs.errors import WorldError
 from envs.tabletop import scene as S
-from envs.tabletop.arm import FINGER_OPEN, KP, KV, JOINT_SPEED, REST, ArmKinematics
-from envs.tabletop.arm import axis_angle_of_hand, down, rotation, rotation_vector
+from envs.tabletop.arm import (
+    FINGER_OPEN,
+    JOINT_SPEED,
+    KP,
+    KV,
+    REST,
+    ArmKinematics,
+    axis_angle_of_hand,
+    down,
+    rotation,
+    rotation_vector,
+)
 from envs.tabletop.scene import COLORS, Scene, compile_model
 
 CONTROL_HZ = 20
@@ -25,13 +35,22 @@ WORKSPACE_HIGH = np.array([0.74, 0.40, 0.42])
 LEASH, TURN_LEASH = 0.05, 0.35  # how far the command may run ahead of the real hand (m, rad)
 YAW_LIMIT, TILT_LIMIT = 2.0, 0.5
 START = np.array([0.42, 0.0, 0.24])  # TCP at the start, before the scene's offset
+FINGER_STEP = 0.012  # metres per control step: half the stroke of a 4 cm grasp takes two steps
 LAMP_SECONDS = 0.8
 CAMERAS = {"front": 128, "wrist": 64}
 _GL_HINT = (
     "no OpenGL for rendering ({error}): on Debian or Ubuntu install libegl1 libegl-mesa0 libgl1-mesa-dri, "
     "or choose another backend with the environment variable MUJOCO_GL=egl|osmesa|glfw"
 )
-_EDITED = ("geom_contype", "geom_conaffinity", "geom_rgba", "body_gravcomp", "mat_rgba", "mat_emission", "light_diffuse")
+_EDITED = (
+    "geom_contype",
+    "geom_conaffinity",
+    "geom_rgba",
+    "body_gravcomp",
+    "mat_rgba",
+    "mat_emission",
+    "light_diffuse",
+)
 _OBJ = mujoco.mjtObj
 
 
@@ -56,13 +75,18 @@ class World:
         self._can_render = render
         self.task: Any = None  # what the episode asks for; changes when the person changes the instruction
         self._renderers: dict[Any, mujoco.Renderer] = {}
+        self._look = mujoco.MjvOption()
         m = self.model
         self._pristine = {name: getattr(m, name).copy() for name in _EDITED}
         self._site = self._id(_OBJ.mjOBJ_SITE, "tcp")
         self._cam = {name: self._id(_OBJ.mjOBJ_CAMERA, name) for name in (*CAMERAS, "person")}
         self._body = {m.body(i).name: i for i in range(m.nbody)}
-        self._mocap = {name: int(m.body_mocapid[i]) for name, i in self._body.items() if m.body_mocapid[i] >= 0}
-        self._geoms = {name: self._geoms_of(i) for name, i in self._body.items() if name in self._mocap or name in COLORS}
+        self._mocap = {
+            name: int(m.body_mocapid[i]) for name, i in self._body.items() if m.body_mocapid[i] >= 0
+        }
+        self._geoms = {
+            name: self._geoms_of(i) for name, i in self._body.items() if name in self._mocap or name in COLORS
+        }
         self._qpos = {m.joint(i).name: int(m.jnt_qposadr[i]) for i in range(m.njnt)}
         self._dof = {m.joint(i).name: int(m.jnt_dofadr[i]) for i in range(m.njnt)}
         self._block_of_geom = {self._id(_OBJ.mjOBJ_GEOM, c): c for c in COLORS}
@@ -129,7 +153,7 @@ class World:
         self._turn = down(float(np.clip(yaw, -YAW_LIMIT, YAW_LIMIT)))
         self._q = self.kinematics.solve(REST, self._command, self._turn, iterations=50)
         finger = float(np.clip(finger, 0.0, FINGER_OPEN))
-        self._grip = FINGER_OPEN
+        self._grip = finger
         d.qpos[:7], d.qpos[7:9] = self._q, finger
         d.ctrl[:7], d.ctrl[7:9] = self._q, finger
         self._down: set[str] = set()
@@ -163,7 +187,7 @@ class World:
         goal = self.kinematics.solve(self._q, self._command, self._turn)
         reach = JOINT_SPEED / CONTROL_HZ
         goal = self._q + (goal - self._q) / max(1.0, float(np.max(np.abs(goal - self._q) / reach)))
-        self._grip = 0.0 if a[6] > 0 else FINGER_OPEN
+        self._grip = self._next_grip(closing=a[6] > 0)
         # Servos follow a straight line in joint space; the added term cancels the lag of their damping.
         lead_q = KV / KP * (goal - self._q) * CONTROL_HZ
         d.ctrl[7:9] = self._grip
@@ -175,6 +199,13 @@ class World:
         mujoco.mj_fwdPosition(self.model, d)  # poses and contacts of the state just reached
         self._press()
         self._lamps()
+
+    def _next_grip(self, closing: bool) -> float:
+        """The fingers' command moves at a steady speed, and turns round at once where the fingers are."""
+        fingers = float(self.data.qpos[7] + self.data.qpos[8]) / 2
+        if closing:
+            return max(min(self._grip, fingers) - FINGER_STEP, 0.0)
+        return min(max(self._grip, fingers) + FINGER_STEP, FINGER_OPEN)
 
     def _limit_turn(self, turn: np.ndarray) -> np.ndarray:
         """The nearest rotation within the yaw and tilt limits."""
@@ -215,7 +246,9 @@ class World:
     def state_vector(self) -> np.ndarray:
         """(8,) float32: TCP position, axis-angle of the hand, the two finger joints."""
         fingers = self.data.qpos[7:9]
-        return np.concatenate([self.eef_pos(), axis_angle_of_hand(self.eef_rotation()), fingers]).astype(np.float32)
+        return np.concatenate([self.eef_pos(), axis_angle_of_hand(self.eef_rotation()), fingers]).astype(
+            np.float32
+        )
 
     def observe(self) -> dict[str, Any]:
         """{"pixels": {"front" (128, 128, 3), "wrist" (64, 64, 3)} uint8, "agent_pos" (8,) float32}; renders now."""
@@ -235,7 +268,8 @@ class World:
         if key not in self._renderers:
             self._renderers[key] = self._new_renderer(width, height, nice)
         renderer = self._renderers[key]
-        renderer.update_scene(self.data, camera)
+        self._look.geomgroup[4] = int(nice)  # the room around the table is for people
+        renderer.update_scene(self.data, camera, scene_option=self._look)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             renderer.scene.flags[flag] = int(nice)
         return renderer.render()
@@ -244,7 +278,7 @@ class World:
         vis = self.model.vis
         vis.global_.offwidth, vis.global_.offheight = max(width, 640), max(height, 480)
         vis.quality.offsamples = 4 if nice else 0  # both are read once, when the context is made
-        vis.quality.shadowsize = 2048 if nice else 0
+        vis.quality.shadowsize = 1024 if nice else 0
         try:
             return mujoco.Renderer(self.model, height, width)
         except Exception as error:  # MuJoCo raises many kinds here, depending on what is missing
@@ -260,7 +294,9 @@ class World:
     def project(self, xyz: Any, camera: str = "front") -> tuple[float, float]:
         """World point (3,) -> (y, x) in the camera's picture, normalised to [0, 1], y down. May lie outside."""
         i = self._cam[camera]
-        local = self.data.cam_xmat[i].reshape(3, 3).T @ (np.asarray(xyz, dtype=np.float64) - self.data.cam_xpos[i])
+        local = self.data.cam_xmat[i].reshape(3, 3).T @ (
+            np.asarray(xyz, dtype=np.float64) - self.data.cam_xpos[i]
+        )
         scale = 0.5 / np.tan(np.deg2rad(self.model.cam_fovy[i]) / 2) / max(-local[2], 1e-6)
         return float(0.5 - local[1] * scale), float(0.5 + local[0] * scale)  # square pictures: one scale
 
@@ -273,9 +309,18 @@ class World:
         mujoco.mj_getState(self.model, self.data, physics, spec)
         fields = {name: getattr(self.model, name).copy() for name in _EDITED}
         variables = dict(
-            task=self.task, scene=self.scene, _command=self._command.copy(), _turn=self._turn.copy(), _q=self._q.copy(), _grip=self._grip,
-            _down=set(self._down), _lamp_until=dict(self._lamp_until), press_log=list(self.press_log), steps=self.steps,
-            _bin_index=dict(self._bin_index), _button_index=dict(self._button_index),
+            task=self.task,
+            scene=self.scene,
+            _command=self._command.copy(),
+            _turn=self._turn.copy(),
+            _q=self._q.copy(),
+            _grip=self._grip,
+            _down=set(self._down),
+            _lamp_until=dict(self._lamp_until),
+            press_log=list(self.press_log),
+            steps=self.steps,
+            _bin_index=dict(self._bin_index),
+            _button_index=dict(self._button_index),
         )
         return Snapshot(physics, fields, variables)
 
@@ -404,7 +449,9 @@ class World:
     def _geoms_of(self, body: int) -> list[int]:
         """Geoms of a body and of the bodies below it."""
         m = self.model
-        return [g for g in range(m.ngeom) if m.geom_bodyid[g] == body or m.body_rootid[m.geom_bodyid[g]] == body]
+        return [
+            g for g in range(m.ngeom) if m.geom_bodyid[g] == body or m.body_rootid[m.geom_bodyid[g]] == body
+        ]
 
     def _park_all(self) -> None:
         """Unused objects: no contacts, not drawn, weightless, far below the table."""
@@ -443,5 +490,7 @@ class World:
     @staticmethod
     def _known(color: str, present: Any, what: str, value: Any) -> Any:
         if color not in present:
-            raise WorldError(f"there is no {color} {what} in this scene; it has {', '.join(present) or 'none'}")
+            raise WorldError(
+                f"there is no {color} {what} in this scene; it has {', '.join(present) or 'none'}"
+            )
         return value
