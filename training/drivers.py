@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from backbone.errors import UserError
 from training.dataset import AGENT, DISTURBED, TEACHER
 
 if TYPE_CHECKING:
@@ -103,7 +104,10 @@ class Turns:
         self.chunk: list[np.ndarray] = []
 
     def _length(self) -> int:
-        return int(self.rng.integers(10, 41) if self.agent else self.rng.integers(10, 31))
+        return int(self.rng.integers(10, 41)) if self.agent else self._teachers()
+
+    def _teachers(self) -> int:
+        return int(self.rng.integers(10, 31))
 
     def drive(self, world: World, label: Label, observation: Any) -> tuple[np.ndarray, int]:
         """(action, who drove). observation: an Observation with the instruction of the moment."""
@@ -118,7 +122,11 @@ class Turns:
         if observation.instruction != self.instruction:
             self.instruction, self.plan, self.chunk = observation.instruction, None, []
         if not self.chunk:
-            self.plan, chunk = self.policy.step(observation, self.memory, self.plan)
+            try:
+                self.plan, chunk = self.policy.step(observation, self.memory, self.plan)
+            except UserError:  # an early policy can write a plan that is none: the teacher's turn
+                self.agent, self.left, self.plan = False, self._teachers(), None
+                return label.action, TEACHER
             self.memory = self.plan.memory
             self.chunk = list(chunk.actions[: int(self.rng.integers(4, len(chunk.actions)))])
         return np.clip(self.chunk.pop(0), -1, 1).astype(np.float32), AGENT

@@ -84,7 +84,7 @@ def follow(recipe: Recipe) -> Path:
         if recipe.processes > 1:
             if on_processes(recipe.processes, train, config):
                 raise UserError(
-                    f"recipe: expected {stage} to end well, got an error (see above); the same command resumes"
+                    f"recipe: expected {stage} to end well, got an error (above); the same command resumes"
                 )
         else:
             train(config)
