@@ -1,7 +1,8 @@
-"""The simulation behind `TabletopEnv`, without gymnasium: one model, scenes placed in it, 20 Hz control, cameras.
+"""The simulation behind `TabletopEnv`, without gymnasium: one model, scenes placed in it, 20 Hz control.
 
-Frames: world = robot base, metres, table top at z = 0. Action (7,) in [-1, 1]: position delta (full scale 0.03 m per
-step), axis-angle delta in the world frame (full scale 0.15 rad per step), gripper (+1 closes, -1 opens: LIBERO's sign).
+Frames: world = robot base, metres, table top at z = 0. Action (7,) in [-1, 1]: position delta (full scale
+0.03 m per step), axis-angle delta in the world frame (full scale 0.15 rad per step), gripper (+1 closes, -1 opens:
+LIBERO's sign).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from envs.tabletop.arm import (
     rotation,
     rotation_vector,
 )
+from envs.tabletop.cameras import CAMERAS, Cameras
 from envs.tabletop.scene import COLORS, Scene, compile_model
 
 CONTROL_HZ = 20
@@ -37,11 +39,6 @@ YAW_LIMIT, TILT_LIMIT = 2.0, 0.5
 START = np.array([0.42, 0.0, 0.24])  # TCP at the start, before the scene's offset
 FINGER_STEP = 0.012  # metres per control step: half the stroke of a 4 cm grasp takes two steps
 LAMP_SECONDS = 0.8
-CAMERAS = {"front": 128, "wrist": 64}
-_GL_HINT = (
-    "no OpenGL for rendering ({error}): on Debian or Ubuntu install libegl1 libegl-mesa0 libgl1-mesa-dri, "
-    "or choose another backend with the environment variable MUJOCO_GL=egl|osmesa|glfw"
-)
 _EDITED = (
     "geom_contype",
     "geom_conaffinity",
@@ -55,7 +52,7 @@ _OBJ = mujoco.mjtObj
 
 
 class Snapshot(NamedTuple):
-    """Everything that `World.restore` needs: the physics state, the edited model fields, the plain variables."""
+    """All that `World.restore` needs: the physics state, the edited model fields, the plain variables."""
 
     physics: np.ndarray
     model: dict[str, np.ndarray]
@@ -65,21 +62,19 @@ class Snapshot(NamedTuple):
 class World:
     """One table. `reset` places a scene, `step` moves the arm, `observe` renders; the rest reads the truth.
 
-    The same (scene, seed) followed by the same actions gives the same bits, whatever the object was used for before.
+    The same (scene, seed) followed by the same actions gives the same bits, whatever the object was
+    used for before.
     """
 
     def __init__(self, render: bool = True) -> None:
         self.model = compile_model()
         self.data = mujoco.MjData(self.model)
         self.kinematics = ArmKinematics()
-        self._can_render = render
+        self.cameras = Cameras(self.model, enabled=render)
         self.task: Any = None  # what the episode asks for; changes when the person changes the instruction
-        self._renderers: dict[Any, mujoco.Renderer] = {}
-        self._look = mujoco.MjvOption()
         m = self.model
         self._pristine = {name: getattr(m, name).copy() for name in _EDITED}
         self._site = self._id(_OBJ.mjOBJ_SITE, "tcp")
-        self._cam = {name: self._id(_OBJ.mjOBJ_CAMERA, name) for name in (*CAMERAS, "person")}
         self._body = {m.body(i).name: i for i in range(m.nbody)}
         self._mocap = {
             name: int(m.body_mocapid[i]) for name, i in self._body.items() if m.body_mocapid[i] >= 0
@@ -166,7 +161,7 @@ class World:
         self._lamps()
 
     def step(self, action: np.ndarray) -> None:
-        """One control step of 1/20 s, no rendering. action (7,), clipped to [-1, 1]. Raises WorldError on bad input."""
+        """One control step of 1/20 s, no rendering. action (7,), clipped to [-1, 1]; else WorldError."""
         a = np.asarray(action, dtype=np.float64)
         if a.shape != (7,):
             raise WorldError(f"an action has shape (7,): position, rotation, gripper; got shape {a.shape}")
@@ -251,54 +246,24 @@ class World:
         )
 
     def observe(self) -> dict[str, Any]:
-        """{"pixels": {"front" (128, 128, 3), "wrist" (64, 64, 3)} uint8, "agent_pos" (8,) float32}; renders now."""
-        pixels = {name: self._picture(name, size, size, nice=False) for name, size in CAMERAS.items()}
+        """{"pixels": {"front" (128, 128, 3), "wrist" (64, 64, 3)} uint8, "agent_pos" (8,) float32}."""
+        pixels = {
+            name: self.cameras.picture(self.data, name, size, size, nice=False)
+            for name, size in CAMERAS.items()
+        }
         return {"pixels": pixels, "agent_pos": self.state_vector()}
 
     def render(self, width: int = 640, height: int = 480, camera: str = "person") -> np.ndarray:
         """(H, W, 3) uint8 for people: shadows, reflections, smooth edges."""
-        return self._picture(camera, width, height, nice=True)
-
-    def _picture(self, camera: str, width: int, height: int, nice: bool) -> np.ndarray:
-        if camera not in self._cam:
-            raise WorldError(f"camera must be one of {', '.join(self._cam)}; got {camera!r}")
-        if not self._can_render:
-            raise WorldError("this world was made with render=False and has no pictures")
-        key = (width, height, nice)
-        if key not in self._renderers:
-            self._renderers[key] = self._new_renderer(width, height, nice)
-        renderer = self._renderers[key]
-        self._look.geomgroup[4] = int(nice)  # the room around the table is for people
-        renderer.update_scene(self.data, camera, scene_option=self._look)
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            renderer.scene.flags[flag] = int(nice)
-        return renderer.render()
-
-    def _new_renderer(self, width: int, height: int, nice: bool) -> mujoco.Renderer:
-        vis = self.model.vis
-        vis.global_.offwidth, vis.global_.offheight = max(width, 640), max(height, 480)
-        vis.quality.offsamples = 4 if nice else 0  # both are read once, when the context is made
-        vis.quality.shadowsize = 1024 if nice else 0
-        try:
-            return mujoco.Renderer(self.model, height, width)
-        except Exception as error:  # MuJoCo raises many kinds here, depending on what is missing
-            text = str(error).strip().splitlines()
-            raise WorldError(_GL_HINT.format(error=text[0] if text else type(error).__name__)) from error
+        return self.cameras.picture(self.data, camera, width, height, nice=True)
 
     def close(self) -> None:
         """Frees the GL contexts."""
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
+        self.cameras.close()
 
     def project(self, xyz: Any, camera: str = "front") -> tuple[float, float]:
-        """World point (3,) -> (y, x) in the camera's picture, normalised to [0, 1], y down. May lie outside."""
-        i = self._cam[camera]
-        local = self.data.cam_xmat[i].reshape(3, 3).T @ (
-            np.asarray(xyz, dtype=np.float64) - self.data.cam_xpos[i]
-        )
-        scale = 0.5 / np.tan(np.deg2rad(self.model.cam_fovy[i]) / 2) / max(-local[2], 1e-6)
-        return float(0.5 - local[1] * scale), float(0.5 + local[0] * scale)  # square pictures: one scale
+        """World point (3,) -> (y, x) in the camera's square picture, [0, 1], y down; may lie outside."""
+        return self.cameras.project(self.data, xyz, camera)
 
     # ---- snapshots ----
 

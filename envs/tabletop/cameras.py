@@ -1,0 +1,72 @@
+"""Pictures of the table: fast plain ones for the policy, good ones for people, exact projection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from envs.errors import WorldError
+
+CAMERAS = {"front": 128, "wrist": 64}  # the policy's cameras and their square pictures' sides
+_ALL = (*CAMERAS, "person")
+_GL_HINT = (
+    "no OpenGL for rendering ({error}): on Debian or Ubuntu install libegl1 libegl-mesa0 libgl1-mesa-dri, "
+    "or choose another backend with the environment variable MUJOCO_GL=egl|osmesa|glfw"
+)
+
+
+class Cameras:
+    """Renderers of one model, made when first needed (a GL context costs tens of milliseconds)."""
+
+    def __init__(self, model: mujoco.MjModel, enabled: bool = True) -> None:
+        self.model, self.enabled = model, enabled
+        self._ids = {n: mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, n) for n in _ALL}
+        self._renderers: dict[tuple[int, int, bool], mujoco.Renderer] = {}
+        self._look = mujoco.MjvOption()
+
+    def picture(self, data: mujoco.MjData, camera: str, width: int, height: int, nice: bool) -> np.ndarray:
+        """(H, W, 3) uint8. `nice`: shadows, reflections, smooth edges, and the room around the table."""
+        self._known(camera)
+        if not self.enabled:
+            raise WorldError("this world was made with render=False and has no pictures")
+        key = (width, height, nice)
+        if key not in self._renderers:
+            self._renderers[key] = self._open(width, height, nice)
+        renderer = self._renderers[key]
+        self._look.geomgroup[4] = int(nice)
+        renderer.update_scene(data, camera, scene_option=self._look)
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            renderer.scene.flags[flag] = int(nice)
+        return renderer.render()
+
+    def _open(self, width: int, height: int, nice: bool) -> mujoco.Renderer:
+        vis = self.model.vis
+        vis.global_.offwidth, vis.global_.offheight = max(width, 640), max(height, 480)
+        vis.quality.offsamples = 4 if nice else 0  # both are read once, when the context is made
+        vis.quality.shadowsize = 2048 if nice else 0
+        try:
+            return mujoco.Renderer(self.model, height, width)
+        except Exception as error:  # MuJoCo raises many kinds here, depending on what is missing
+            text = str(error).strip().splitlines()
+            raise WorldError(_GL_HINT.format(error=text[0] if text else type(error).__name__)) from error
+
+    def project(self, data: mujoco.MjData, xyz: Any, camera: str) -> tuple[float, float]:
+        """World point (3,) -> (y, x) in the camera's square picture, [0, 1], y down; may lie outside."""
+        i = self._known(camera)
+        local = data.cam_xmat[i].reshape(3, 3).T @ (np.asarray(xyz, dtype=np.float64) - data.cam_xpos[i])
+        # A square picture has one scale for both axes; the camera looks along its own -z.
+        scale = 0.5 / np.tan(np.deg2rad(self.model.cam_fovy[i]) / 2) / max(-local[2], 1e-6)
+        return float(0.5 - local[1] * scale), float(0.5 + local[0] * scale)
+
+    def _known(self, camera: str) -> int:
+        if camera not in self._ids:
+            raise WorldError(f"camera must be one of {', '.join(_ALL)}; got {camera!r}")
+        return self._ids[camera]
+
+    def close(self) -> None:
+        """Frees the GL contexts."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
