@@ -145,7 +145,6 @@ class Trainer:
         self.main = self.accelerator.is_main_process
         cache = Cache(config.cache, config.max_frames, touch=config.touch and self.main)
         network, self.tokenizer = new_network(config, cache)
-        device = self.accelerator.device
         optimizer = torch.optim.AdamW(
             parameter_groups(network, config.weight_decay),
             config.learning_rate,
@@ -166,7 +165,7 @@ class Trainer:
         if self.main:
             config.out.mkdir(parents=True, exist_ok=True)
         if (config.out / "state.pt").exists():
-            self._load(torch.load(config.out / "state.pt", map_location=device, weights_only=True))
+            self._load(torch.load(config.out / "state.pt", map_location="cpu", weights_only=True))
         self._say(f"{cache.summary()}")
         self._say(
             f"{sum(p.numel() for p in self.bare.parameters()) / 1e6:.2f} M parameters, from step {self.step}"
