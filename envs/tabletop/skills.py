@@ -68,7 +68,7 @@ def funnel(
 
 
 def block_yaw(world: World, color: str, near: float) -> float:
-    """The grasp yaw of a block (a cube has four) nearest to `near`, kept within what a hand turns to easily."""
+    """The grasp yaw of a block (a cube has four): the nearest to `near` at which both open fingers find room."""
     w, x, y, z = world.block_quat(color)
     axes = np.array([
         [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)],
@@ -78,7 +78,35 @@ def block_yaw(world: World, color: str, near: float) -> float:
     flat = axes[int(np.argmin(np.abs(axes[:, 2])))]  # whichever face it lies on, this axis is along the table
     yaw = float(np.arctan2(flat[1], flat[0]))
     near = float(np.clip(near, -0.6, 0.6))
-    return yaw + np.pi / 2 * round((near - yaw) / (np.pi / 2))
+    yaw += np.pi / 2 * round((near - yaw) / (np.pi / 2))
+    if not _crowded(world, color, yaw):
+        return yaw
+    other = yaw - np.copysign(np.pi / 2, yaw)
+    return yaw if _crowded(world, color, other) else other
+
+
+def _crowded(world: World, color: str, yaw: float) -> bool:
+    """Whether an open finger beside this block, with the hand at `yaw`, would come down on something."""
+    center, scene = world.block_pos(color), world.scene
+    for sign in (-1, 1):
+        x, y = center[:2] + sign * 0.046 * np.array([-np.sin(yaw), np.cos(yaw)])
+        for other in scene.blocks:
+            p = world.block_pos(other)
+            if other != color and max(abs(p[0] - x), abs(p[1] - y)) < 0.03 and p[2] > center[2] - 0.03:
+                return True
+        trays = [(world.bin_pos(c), S.BIN_INNER) for c in scene.bins]
+        if scene.box is not None:
+            trays.append((world.box_pos(), S.BOX_INNER))
+        for p, inner in trays:
+            edge = max(abs(p[0] - x), abs(p[1] - y))
+            if inner - 0.007 < edge < inner + 0.013:
+                return True
+        if scene.drawer is not None:
+            p = world.drawer_pos()
+            dx, dy = abs(p[0] - x), abs(p[1] - y)
+            if dx < 0.085 and dy < 0.105 and not (dx < 0.055 and dy < 0.073):
+                return True
+    return False
 
 
 def in_hand(world: World) -> str | None:
@@ -132,14 +160,12 @@ def place(world: World, color: str, xy: np.ndarray, height: float, tolerance: fl
     """Carries the block in the hand to (xy, height of its centre) and lets go."""
     hand, block = world.eef_pos(), world.block_pos(color)
     offset = hand - block
-    error = float(np.linalg.norm(xy - block[:2]))
-    low = height + float(offset[2])
-    if error < tolerance and block[2] - height < 0.009:
+    if np.abs(xy - block[:2]).max() < tolerance and block[2] - height < 0.011:
         return move(world, hand, world.eef_yaw(), OPEN, (0.0, 0.0))
-    turn = abs(world.eef_yaw())
+    low, turn, exact = height + float(offset[2]), abs(world.eef_yaw()), 0.4 * tolerance
     return funnel(
-        world, xy + offset[:2], low, max(CARRY, low + 0.07), 0.0, CLOSE, 0.7 * tolerance,
-        spread=0.7 * tolerance + 0.05 * max(0.0, turn - 0.25), down_speed=0.8,
+        world, xy + offset[:2], low, max(CARRY, low + 0.07), 0.0, CLOSE, exact, slope=2.0,
+        spread=exact + 0.08 * max(0.0, turn - 0.25), down_speed=0.8,
     )  # fmt: skip
 
 
