@@ -3,6 +3,6 @@
 import os
 import sys
 
-# Without a choice MuJoCo looks for a window system, which a server does not have. Must come before `import mujoco`.
+# Without a choice MuJoCo looks for a window system, which a server lacks. Must come before `import mujoco`.
 if sys.platform.startswith("linux"):
     os.environ.setdefault("MUJOCO_GL", "egl")

@@ -6,8 +6,9 @@ are ours. Metres and radians. The hand points along its own +z; its fingers open
 
 from __future__ import annotations
 
-import mujoco
 import numpy as np
+
+from envs.tabletop.gl import mujoco
 
 JOINT_LOW = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973])
 JOINT_HIGH = np.array([2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973])
@@ -246,7 +247,7 @@ class ArmKinematics:
     def solve(
         self, q: np.ndarray, position: np.ndarray, matrix: np.ndarray, iterations: int = 4
     ) -> np.ndarray:
-        """Joints (7,) within limits that bring the TCP to `position` (3,), `matrix` (3, 3); starts from q (7,)."""
+        """Joints (7,) within limits that bring the TCP to `position` (3,), `matrix` (3, 3), from q (7,)."""
         q = np.array(q, dtype=np.float64)
         identity = np.eye(7)
         for _ in range(iterations):

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from envs.errors import WorldError
+from envs.tabletop.gl import mujoco, no_gl
 
 CAMERAS = {"front": 128, "wrist": 64}  # the policy's cameras and their square pictures' sides
 _ALL = (*CAMERAS, "person")
-_GL_HINT = (
-    "no OpenGL for rendering ({error}): on Debian or Ubuntu install libegl1 libegl-mesa0 libgl1-mesa-dri, "
-    "or choose another backend with the environment variable MUJOCO_GL=egl|osmesa|glfw"
-)
 
 
 class Cameras:
@@ -49,8 +45,7 @@ class Cameras:
         try:
             return mujoco.Renderer(self.model, height, width)
         except Exception as error:  # MuJoCo raises many kinds here, depending on what is missing
-            text = str(error).strip().splitlines()
-            raise WorldError(_GL_HINT.format(error=text[0] if text else type(error).__name__)) from error
+            raise no_gl(error) from error
 
     def project(self, data: mujoco.MjData, xyz: Any, camera: str) -> tuple[float, float]:
         """World point (3,) -> (y, x) in the camera's square picture, [0, 1], y down; may lie outside."""

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import mujoco
-
 from envs.tabletop.arm import MATERIALS_XML, actuator_xml, arm_xml
+from envs.tabletop.gl import mujoco
 from envs.tabletop.room import room_xml, wood_texture
 
 COLORS: dict[str, tuple[float, float, float]] = {

@@ -1,15 +1,14 @@
 """The simulation behind `TabletopEnv`, without gymnasium: one model, scenes placed in it, 20 Hz control.
 
 Frames: world = robot base, metres, table top at z = 0. Action (7,) in [-1, 1]: position delta (full scale
-0.03 m per step), axis-angle delta in the world frame (full scale 0.15 rad per step), gripper (+1 closes, -1 opens:
-LIBERO's sign).
+0.03 m per step), axis-angle delta in the world frame (full scale 0.15 rad per step), gripper (+1 closes,
+-1 opens: LIBERO's sign).
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import mujoco
 import numpy as np
 
 from envs.errors import WorldError
@@ -27,13 +26,14 @@ from envs.tabletop.arm import (
     rotation_vector,
 )
 from envs.tabletop.cameras import CAMERAS, Cameras
+from envs.tabletop.gl import mujoco
 from envs.tabletop.scene import COLORS, Scene, compile_model
 
 CONTROL_HZ = 20
 SUBSTEPS = 10  # of 5 ms
 POSITION_SCALE, ROTATION_SCALE = 0.03, 0.15  # full scale of an action, per step
-WORKSPACE_LOW = np.array([0.26, -0.40, 0.013])
-WORKSPACE_HIGH = np.array([0.74, 0.40, 0.42])
+WORKSPACE_LOW = np.array([0.22, -0.45, 0.013])
+WORKSPACE_HIGH = np.array([0.78, 0.45, 0.42])
 LEASH, TURN_LEASH = 0.05, 0.35  # how far the command may run ahead of the real hand (m, rad)
 YAW_LIMIT, TILT_LIMIT = 2.0, 0.5
 START = np.array([0.42, 0.0, 0.24])  # TCP at the start, before the scene's offset
