@@ -59,7 +59,8 @@ class Evaluation:
         try:
             summary = json.loads((self.out / "summary.json").read_text())
             rates = {name: family["rate"] for name, family in summary["families"].items()}
-            return {"success": summary["overall"]["rate"], "progress": summary["progress"]} | rates
+            values = {"success": summary["overall"]["rate"], "progress": summary["progress"]} | rates
+            return {name: float(v) for name, v in values.items() if v is not None} or None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -31,7 +31,7 @@ from training.labels import NOTHING, choose_frames, chunk_labels, past_memory, s
 from training.progress import Bar
 
 SHARD = 4096  # frames in a shard, about: 250 MB
-KEPT = 0.42  # share of frames that `choose_frames` keeps, about
+KEPT = 0.48  # share of frames that `choose_frames` keeps, about
 HELD_OUT = 0.03  # share of episodes for offline metrics
 SMALL = ("state", "chunk", "valid", "target", "instruction", "subtask", "memory", "past_memory")
 SMALL += ("step", "driver", "episode", "distance")

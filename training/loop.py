@@ -351,7 +351,7 @@ class Trainer:
                 self.bar.log(f"evaluation of step {step} failed, see {self.evaluation.out}/output.txt")
             else:
                 self._record("closed_loop", values | {"of_step": step})
-                text = "  ".join(f"{name} {value:.0%}" for name, value in values.items() if value is not None)
+                text = "  ".join(f"{name} {value:.0%}" for name, value in values.items())
                 self.bar.log(f"step {step}, closed loop: {text}")
             self.evaluation = None
 
