@@ -32,8 +32,8 @@ from envs.tabletop.scene import COLORS, Scene, compile_model
 CONTROL_HZ = 20
 SUBSTEPS = 10  # of 5 ms
 POSITION_SCALE, ROTATION_SCALE = 0.03, 0.15  # full scale of an action, per step
-WORKSPACE_LOW = np.array([0.22, -0.45, 0.013])
-WORKSPACE_HIGH = np.array([0.78, 0.45, 0.42])
+WORKSPACE_LOW = np.array([0.26, -0.40, 0.013])
+WORKSPACE_HIGH = np.array([0.74, 0.40, 0.42])
 LEASH, TURN_LEASH = 0.05, 0.35  # how far the command may run ahead of the real hand (m, rad)
 YAW_LIMIT, TILT_LIMIT = 2.0, 0.5
 START = np.array([0.42, 0.0, 0.24])  # TCP at the start, before the scene's offset
