@@ -145,7 +145,7 @@ def pick(world: World, color: str) -> np.ndarray:
     dx, dy = block[:2] - hand[:2]
     along, across = abs(dx * np.cos(now) + dy * np.sin(now)), abs(dy * np.cos(now) - dx * np.sin(now))
     near = along < 0.013 and across < 0.015 and hand[2] < low + 0.011 and turn < 0.3
-    closing = along < 0.016 and across < 0.02 and hand[2] < low + 0.015 and turn < 0.5 and width < 0.072
+    closing = along < 0.016 and across < 0.02 and hand[2] < low + 0.02 and turn < 0.5 and width < 0.072
     if width > 0.036 and (near or closing):
         return move(world, np.array([block[0], block[1], low]), yaw, CLOSE, (0.3, 0.5))
     if width < 0.066:  # the fingers have to open above the block
