@@ -35,7 +35,8 @@ POSITION_SCALE, ROTATION_SCALE = 0.03, 0.15  # full scale of an action, per step
 WORKSPACE_LOW = np.array([0.26, -0.40, 0.013])
 WORKSPACE_HIGH = np.array([0.74, 0.40, 0.42])
 LEASH, TURN_LEASH = 0.05, 0.35  # how far the command may run ahead of the real hand (m, rad)
-YAW_LIMIT, TILT_LIMIT = 2.0, 0.5
+MISS = 0.01  # a pose counts as reachable if the joints come this near (m)
+YAW_LIMIT, TILT_LIMIT = 2.0, 0.3
 START = np.array([0.42, 0.0, 0.24])  # TCP at the start, before the scene's offset
 FINGER_STEP = 0.012  # metres per control step: half the stroke of a 4 cm grasp takes two steps
 LAMP_SECONDS = 0.8
@@ -148,7 +149,7 @@ class World:
         self._turn = down(float(np.clip(yaw, -YAW_LIMIT, YAW_LIMIT)))
         self._q = self.kinematics.solve(REST, self._command, self._turn, iterations=50)
         finger = float(np.clip(finger, 0.0, FINGER_OPEN))
-        self._grip = finger
+        self._grip, self._miss = finger, 0.0
         d.qpos[:7], d.qpos[7:9] = self._q, finger
         d.ctrl[:7], d.ctrl[7:9] = self._q, finger
         self._down: set[str] = set()
@@ -169,17 +170,16 @@ class World:
             raise WorldError(f"an action must be finite numbers in [-1, 1]; got {a.tolist()}")
         a = np.clip(a, -1.0, 1.0)
         d = self.data
-        hand, turned = self.eef_pos(), self.eef_rotation()
-        # The command runs ahead of the hand by a leash only: pressing against something does not wind it up.
-        command = np.clip(self._command + POSITION_SCALE * a[:3], WORKSPACE_LOW, WORKSPACE_HIGH)
-        ahead = command - hand
-        self._command = hand + ahead * min(1.0, LEASH / max(float(np.linalg.norm(ahead)), 1e-9))
-        self._turn = self._limit_turn(rotation(ROTATION_SCALE * a[3:6]) @ self._turn)
-        lead = rotation_vector(self._turn @ turned.T)
-        size = float(np.linalg.norm(lead))
-        if size > TURN_LEASH:
-            self._turn = rotation(lead * (TURN_LEASH / size)) @ turned
-        goal = self.kinematics.solve(self._q, self._command, self._turn)
+        position, turn = self._next_command(a)
+        # Out of reach the command stays where it was, else it drags the hand along the edge of its reach.
+        for option in ((position, turn), (position, self._turn), (self._command, turn)):
+            goal = self.kinematics.solve(self._q, *option)
+            miss = self._missed_by(goal, *option)
+            if miss < max(MISS, self._miss):
+                (self._command, self._turn), self._miss = option, miss
+                break
+        else:
+            goal = self._q
         reach = JOINT_SPEED / CONTROL_HZ
         goal = self._q + (goal - self._q) / max(1.0, float(np.max(np.abs(goal - self._q) / reach)))
         self._grip = self._next_grip(closing=a[6] > 0)
@@ -194,6 +194,21 @@ class World:
         mujoco.mj_fwdPosition(self.model, d)  # poses and contacts of the state just reached
         self._press()
         self._lamps()
+
+    def _next_command(self, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where an action sends the hand: ahead of it by a leash at most, so pressing does not wind it up."""
+        hand, turned = self.eef_pos(), self.eef_rotation()
+        ahead = np.clip(self._command + POSITION_SCALE * a[:3], WORKSPACE_LOW, WORKSPACE_HIGH) - hand
+        position = hand + ahead * min(1.0, LEASH / max(float(np.linalg.norm(ahead)), 1e-9))
+        turn = self._limit_turn(rotation(ROTATION_SCALE * a[3:6]) @ self._turn)
+        lead = rotation_vector(turn @ turned.T)
+        size = float(np.linalg.norm(lead))
+        return position, rotation(lead * (TURN_LEASH / size)) @ turned if size > TURN_LEASH else turn
+
+    def _missed_by(self, q: np.ndarray, position: np.ndarray, turn: np.ndarray) -> float:
+        """How far joints q are from a pose, in metres; a radian counts as 0.1 m."""
+        at, turned = self.kinematics.forward(q)
+        return float(np.linalg.norm(position - at) + 0.1 * np.linalg.norm(rotation_vector(turn @ turned.T)))
 
     def _next_grip(self, closing: bool) -> float:
         """The fingers' command moves at a steady speed, and turns round at once where the fingers are."""
@@ -233,8 +248,8 @@ class World:
         for color, i in self._button_index.items():
             mat, lit = self._lamp_mat[i], self.lamp_on(color)
             rgb = np.array(COLORS[color])
-            self.model.mat_rgba[mat, :3] = 0.25 * rgb + 0.75 if lit else 0.30 * rgb + 0.04
-            self.model.mat_emission[mat] = 0.9 if lit else 0.0
+            self.model.mat_rgba[mat, :3] = 0.8 * rgb + 0.2 if lit else 0.30 * rgb + 0.04
+            self.model.mat_emission[mat] = 0.8 if lit else 0.0
 
     # ---- observation ----
 
@@ -280,6 +295,7 @@ class World:
             _turn=self._turn.copy(),
             _q=self._q.copy(),
             _grip=self._grip,
+            _miss=self._miss,
             _down=set(self._down),
             _lamp_until=dict(self._lamp_until),
             press_log=list(self.press_log),
