@@ -1,11 +1,12 @@
 """Watch the agent read an instruction, write its own subtasks and move the arm; saves a video and a record.
 
-Without arguments: the shipped agent puts a block in the drawer.
+Without arguments: the shipped agent puts the red block in the drawer and closes it.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +17,9 @@ from agent.evaluation.runner import Settings, build, make_folder, write_json
 from agent.recorder import FPS, Caption, Recorder
 from agent.terminal import EpisodeView
 from backbone.errors import UserError
+from envs.tabletop.reading import read, scenes
 
-SHOWN_SEED = 0  # a scene of `core` in which a block goes into the drawer
+SHOWN = "put the red block in the drawer and close it"  # said when nothing is asked for
 
 
 def main(
@@ -37,7 +39,7 @@ def main(
     suite: which suite of tasks.
     family: only this task family (sort, stack, stow, clear, swap, press).
     seed: scene of the first episode; the next ones count up.
-    instruction: say this instead of the scene's own instruction.
+    instruction: say this. Without a seed, scenes are chosen on which it makes sense.
     checkpoint: "nano" (shipped) or a checkpoint directory.
     episodes: how many to run.
     out: folder for episode-SEED.mp4 and episode-SEED.json.
@@ -51,7 +53,8 @@ def main(
         raise UserError(f"episodes: expected at least 1, got {episodes}")
     if seed is not None and seed < 0:
         raise UserError(f"seed: expected 0 or more, got {seed}")
-    first = SHOWN_SEED if seed is None else seed
+    if (suite, family, seed, instruction) == ("core", None, None, None):
+        instruction = SHOWN
     make_folder(out)
     console = Console(highlight=False)
     settings = Settings(suite, family, checkpoint, planner, controller, execute)
@@ -63,14 +66,26 @@ def main(
         with console.status("waking up"):
             env, agent = build(settings)
         stack.callback(env.close)
-        for number in range(first, first + episodes):
+        for number in chosen(console, suite, family, seed, instruction, episodes):
             record = roll(console, env, agent, number, instruction, out, note, recorder)
             solved += bool(record["success"])
-            console.print(outcome(record))
+            console.print(outcome(record), soft_wrap=True)
     if episodes > 1:
         console.print(f"{solved} of {episodes} solved")
-    console.print(f"saved in {out}")
+    console.print(f"saved in {out}", soft_wrap=True)
     return 0
+
+
+def chosen(console, suite: str, family: str | None, seed: int | None, instruction: str | None, episodes: int):
+    """The seeds to run: from the one asked for, or scenes on which the instruction makes sense."""
+    if seed is None and instruction is not None:
+        asked = read(instruction)
+        if asked is not None and family in (None, asked[0]):
+            seeds = list(islice(scenes(asked, suite), episodes))
+            if len(seeds) == episodes:
+                return seeds
+        console.print("[dim]no scene of this suite is made for this instruction; saying it on the first[/]")
+    return range(seed or 0, (seed or 0) + episodes)
 
 
 def roll(console, env, agent, seed: int, instruction: str | None, out: Path, note: str, recorder) -> dict:

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from envs.suites import EVALUATION_START
-from envs.tabletop.env import TabletopEnv
-from envs.tabletop.teacher import Teacher
-
 from agent.evaluation.statistics import quantile
 from agent.loop import Agent, Step
 from backbone.observation import Observation
+from envs.suites import EVALUATION_START
+from envs.tabletop.env import TabletopEnv
+from envs.tabletop.reading import fits, read
+from envs.tabletop.tasks import Task
+from envs.tabletop.teacher import Teacher
 from highlevel.plan import DONE, Plan
 
 RATE = 20  # control ticks a second
@@ -34,20 +35,20 @@ def run_episode(
     agent: Agent,
     seed: int,
     instruction: str | None = None,
-    judged: bool = True,
     after: int = AFTER,
     watch: Watcher | None = None,
 ) -> dict[str, Any]:
     """Run evaluation seed `seed` (its world seed is EVALUATION_START + seed) and return its record,
     JSON-ready.
 
-    instruction: said instead of the scene's own; then `judged` tells whether the scene's goal is still what
-    it asks.
+    instruction: said instead of the scene's own. Where it asks for something else than the scene's goal the
+    episode is not judged: success is None and it ends when the agent says "done" or has had its time.
     watch: called after every tick with (env, step, moment); moment has tick, progress, success, instruction.
     """
     started = time.perf_counter()
     _, info = env.reset(seed=EVALUATION_START + seed)
     said = instruction or env.unwrapped.task_description
+    judged = instruction is None or _asks_for(instruction, env.task)
     agent.reset(said, seed)
     teacher = Teacher()
     teacher.reset()
@@ -84,7 +85,12 @@ def run_episode(
         "progress": float(info["progress"]) if judged else None,
         "steps": tick,
     }
-    return record | log.record(success_tick, tick, time.perf_counter() - started)
+    return record | log.record(judged, success_tick, tick, time.perf_counter() - started)
+
+
+def _asks_for(instruction: str, task: Task) -> bool:
+    asked = read(instruction)
+    return asked is not None and fits(asked, task) and not any(e.kind == "say" for e in task.events)
 
 
 class _Log:
@@ -129,7 +135,7 @@ class _Log:
         last["memory"] = plan.memory
         last["margin"] = round(min(last["margin"], plan.margin), 4)
 
-    def record(self, success_tick: int | None, ticks: int, wall: float) -> dict[str, Any]:
+    def record(self, judged: bool, success_tick: int | None, ticks: int, wall: float) -> dict[str, Any]:
         for look in self.looks:
             look["near_switch"] = any(abs(look["tick"] - s) <= NEAR for s in self.switches)
         milliseconds = [look["ms"] for look in self.looks]
@@ -143,7 +149,7 @@ class _Log:
             late = self.done_tick is None or self.done_tick > success_tick + AFTER
         return {
             "done_time": done,
-            "done_early": early,
+            "done_early": early if judged else None,
             "done_late": late,
             "subtasks": self.subtasks,
             "looks": self.looks,
