@@ -74,6 +74,8 @@ class EpisodeView:
         if moment["success"] and self._solved_at is None:
             self._solved_at = now
             self._line(f"{now:5.1f} s  goal reached")
+        if self.rich:  # at the world's pace: a person wants to see it happen
+            time.sleep(max(0.0, self._started + now - time.perf_counter()))
         for event in step.events:
             if " failed: " in event:
                 self.console.print(f"[red]{now:5.1f} s  {escape(event)}[/]")

@@ -53,7 +53,7 @@ def run_episode(
     teacher = Teacher()
     teacher.reset()
     log = _Log(said)
-    limit, tick, success_tick = env.task.max_steps, 0, None
+    limit, tick, success_tick, watching = env.task.max_steps, 0, None, 0.0
     while tick < limit if success_tick is None else tick < success_tick + after:
         observation = Observation.from_env(env.look(), said) if agent.needs_observation else None
         truth = teacher.label(env.world) if judged else None
@@ -70,7 +70,10 @@ def run_episode(
             success_tick = tick
         if watch is not None:
             moment = {"tick": tick, "progress": float(info["progress"]) if judged else 0.0}
-            watch(env, step, moment | {"success": success_tick is not None, "instruction": said})
+            moment |= {"success": success_tick is not None, "instruction": said}
+            began = time.perf_counter()
+            watch(env, step, moment)
+            watching += time.perf_counter() - began
         if not judged and agent.done:
             break
     record = {
@@ -85,7 +88,7 @@ def run_episode(
         "progress": float(info["progress"]) if judged else None,
         "steps": tick,
     }
-    return record | log.record(judged, success_tick, tick, time.perf_counter() - started)
+    return record | log.record(judged, success_tick, tick, time.perf_counter() - started - watching)
 
 
 def _asks_for(instruction: str, task: Task) -> bool:
