@@ -29,11 +29,11 @@ from training.dataset import (
     Episode,
     data_path,
     decode_png,
-    describe_images,
     encode_png,
     repair,
 )
 from training.labels import choose_frames, chunk_labels, past_memory, switch_distance
+from training.statistics import describe_images
 
 ROOT = Path(__file__).parent.parent
 

@@ -28,12 +28,12 @@ from training.dataset import (
     TEACHER,
     DatasetWriter,
     Episode,
-    describe_images,
     encode_png,
     episode_key,
 )
 from training.drivers import Bursts, Turns
 from training.progress import Bar
+from training.statistics import describe_images
 
 if TYPE_CHECKING:
     from agent.policy import Policy

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from backbone.errors import UserError
+from training.statistics import describe, pool
 
 VERSION = "v3.0"  # LeRobot's CODEBASE_VERSION in 0.4.x and later
 FPS = 20
 CHUNK = 1000  # files in one chunk directory
 FOOTER = b"steersman.episode"
-QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 CAMERAS = {"front": (128, 128), "wrist": (64, 64)}
 TEACHER, DISTURBED, AGENT = 0, 1, 2  # who chose `action_executed`
 
@@ -78,21 +78,6 @@ def encode_png(image: np.ndarray) -> bytes:
 def decode_png(data: bytes) -> np.ndarray:
     """PNG bytes -> (H, W, 3) uint8."""
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-
-def describe(values: np.ndarray) -> dict[str, list[float]]:
-    """LeRobot's statistics of (N, D) numbers, one per dimension; `count` is [N]."""
-    values = np.asarray(values, np.float64)
-    stats = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0)}
-    stats |= dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), axis=0), strict=True))
-    return {name: np.atleast_1d(v).tolist() for name, v in stats.items()} | {"count": [len(values)]}
-
-
-def describe_images(images: np.ndarray) -> dict[str, Any]:
-    """Statistics per channel of (N, H, W, 3) uint8 in [0, 1], shaped (3, 1, 1) as LeRobot has them."""
-    stats = describe(images[:, ::4, ::4].reshape(-1, 3) / 255.0)
-    shaped = {k: [[[x]] for x in v] for k, v in stats.items() if k != "count"}
-    return shaped | {"count": [len(images)]}
 
 
 @dataclass
@@ -342,7 +327,7 @@ class DatasetWriter:
         for name, feature in self.features.items():
             if feature["dtype"] == "image":
                 parts = [e["stats"][name] for e in self.episodes if name in e["stats"]]
-                stats |= {name: _pool(parts)} if parts else {}
+                stats |= {name: pool(parts)} if parts else {}
         _replace(self.root / "meta/stats.json", lambda path: path.write_text(json.dumps(stats, indent=1)))
 
     def __enter__(self) -> DatasetWriter:
@@ -363,18 +348,6 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_fixed_size_list(array.type):
         return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
     return array.to_numpy(zero_copy_only=False).reshape(len(array), 1)
-
-
-def _pool(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Statistics of several episodes as one. Mean and std are exact; quantiles are averaged by count."""
-    parts = list(parts)
-    count = np.array([p["count"][0] for p in parts], np.float64)
-    weight = count / count.sum()
-    array = {k: np.array([p[k] for p in parts]) for k in parts[0] if k != "count"}
-    mixed = {k: np.tensordot(weight, v, 1) for k, v in array.items()}
-    spread = np.tensordot(weight, array["std"] ** 2 + array["mean"] ** 2, 1) - mixed["mean"] ** 2
-    mixed |= {"min": array["min"].min(0), "max": array["max"].max(0), "std": np.sqrt(np.maximum(spread, 0))}
-    return {k: v.tolist() for k, v in mixed.items()} | {"count": [int(count.sum())]}
 
 
 class DatasetReader:

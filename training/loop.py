@@ -13,9 +13,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,78 +25,16 @@ from backbone.errors import UserError
 from backbone.network import Network
 from backbone.presets import preset
 from backbone.tokenizer import Tokenizer
-from training.batches import Jitter, Prefetch, Sampler
+from training.batches import Prefetch, Sampler
 from training.beside import Evaluation
 from training.cache import Cache
+from training.config import Config
+from training.metrics import Totals
 from training.progress import Bar
 from training.schedule import Average, learning_rate
 
 AGREE = 10  # steps between two agreements of the processes on how far the run is and whether to stop
 HELD_OUT_BATCHES = 4
-
-
-@dataclass(frozen=True)
-class Config:
-    """A training run. Give `minutes` or `steps` (whichever is over first ends it).
-
-    Args:
-        cache: the training cache, built by `python -m training.cache`.
-        out: where the run lives; a run that is there already is resumed.
-        preset: the network, by name.
-        init: a checkpoint to start from (a directory or name) instead of random weights.
-        minutes: training time, all sessions of this run together.
-        steps: optimiser steps.
-        until: stop after so many of the minutes; the schedule is that of all of them, and the run can go on.
-        planner_batch: samples of a planner's batch, in each process.
-        controller_batch: samples of a controller's batch, in each process.
-        planner_weight: of the text and point losses; 0 leaves the planner out.
-        controller_weight: of the flow loss; 0 leaves the controller out.
-        flow_samples: noisy chunks on one prefix.
-        schedule: "stable" falls in the last quarter, "cosine" over the whole run.
-        precision: "bf16" for autocast, "no" for float32.
-        save_minutes: between two states on disk.
-        validate_minutes: between two looks at the held-out episodes.
-        evaluate_minutes: between two closed-loop evaluations in a process beside; 0 for none.
-        evaluate_episodes: episodes of each of those.
-        max_frames: use only the first so many frames of the cache.
-        touch: read all pictures once at the start, so that they are in memory.
-    """
-
-    cache: Path = Path("data/cache")
-    out: Path = Path("runs/nano")
-    preset: str = "nano"
-    init: str | None = None
-    minutes: float | None = None
-    steps: int | None = None
-    until: float | None = None
-    planner_batch: int = 16
-    controller_batch: int = 32
-    planner_weight: float = 1.0
-    controller_weight: float = 1.0
-    flow_samples: int = 4
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.02
-    warmup: int = 300
-    schedule: Literal["stable", "cosine"] = "stable"
-    average: float = 0.999
-    clip: float = 1.0
-    precision: Literal["no", "bf16"] = "bf16"
-    seed: int = 0
-    near_boost: float = 2.0
-    jitter: Jitter = field(default_factory=Jitter)
-    save_minutes: float = 5.0
-    validate_minutes: float = 5.0
-    evaluate_minutes: float = 0.0
-    evaluate_episodes: int = 24
-    max_frames: int | None = None
-    touch: bool = True
-    log_steps: int = 50
-
-    def __post_init__(self):
-        if self.minutes is None and self.steps is None:
-            raise UserError("train: expected --minutes or --steps, got neither")
-        if self.planner_weight <= 0 and self.controller_weight <= 0:
-            raise UserError("train: expected a positive --planner-weight or --controller-weight, got neither")
 
 
 def new_network(config: Config, cache: Cache) -> tuple[Network, Tokenizer]:
@@ -405,25 +343,3 @@ class Trainer:
 def train(config: Config) -> None:
     """Train, or go on training, as the configuration says."""
     Trainer(config).run()
-
-
-class Totals:
-    """Means of metrics since the last look, without waiting for the device at every step."""
-
-    def __init__(self) -> None:
-        self._sum: dict[str, torch.Tensor] = {}
-        self._count: dict[str, int] = {}
-        self._start, self._steps = time.monotonic(), 0
-
-    def add(self, metrics: dict[str, torch.Tensor]) -> None:
-        for name, value in metrics.items():
-            self._sum[name] = self._sum.get(name, 0) + value.detach().float()
-            self._count[name] = self._count.get(name, 0) + 1
-        self._steps += 1
-
-    def means(self) -> dict[str, float]:
-        """And start again."""
-        out = {name: float(value) / self._count[name] for name, value in self._sum.items()}
-        out["steps_per_second"] = self._steps / max(time.monotonic() - self._start, 1e-9)
-        self.__init__()
-        return out

@@ -1,4 +1,6 @@
-"""A progress bar with the time left on a terminal, a plain line now and then where there is none."""
+"""What a run shows: a bar with the time left on a terminal, plain lines where there is none, and means of
+metrics.
+"""
 
 from __future__ import annotations
 
