@@ -1,6 +1,4 @@
-"""What a run shows: a bar with the time left on a terminal, plain lines where there is none, and means of
-metrics.
-"""
+"""A progress bar with the time left on a terminal, a plain line now and then where there is none."""
 
 from __future__ import annotations
 
