@@ -2,8 +2,9 @@
 
     python benchmarks/teacher_success.py --episodes 200 --noise 0.3
 
-Without pictures, so a core makes some 1,500 control steps a second. Noise is Gaussian on the six motion dimensions, as a
-share of full scale, every step; with noise the gripper's sign is also flipped in 5% of the steps.
+Without pictures, so a core makes some 1,500 control steps a second. Noise is Gaussian on the six motion
+dimensions, as a share of full scale, every step; with noise the gripper's sign is also flipped in 5% of the
+steps.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def main(settings: Settings) -> None:
         rows = [r for r in results if r[0] == family]
         good = [r[3] for r in rows if r[2]]
         mean, longest = (np.mean(good), max(good)) if good else (float("nan"), 0)
-        print(f"{family:8} {len(rows):4d} {len(good):8d} {len(good) / len(rows):7.1%} {mean:11.1f} {longest:8d}")
+        print(
+            f"{family:8} {len(rows):4d} {len(good):8d} {len(good) / len(rows):7.1%} {mean:11.1f} {longest:8d}"
+        )
     if settings.failures:
         for family, seed, _, steps, words in (r for r in results if not r[2]):
             print(f"failed: {family} seed {seed} after {steps} steps: {words}")

@@ -1,4 +1,5 @@
-"""The worlds. Importing this package registers the tabletop as the gymnasium environment `steersman/Tabletop-v0`."""
+"""The worlds. Importing this package registers the tabletop as the gymnasium environment
+`steersman/Tabletop-v0`."""
 
 import gymnasium
 

@@ -1,8 +1,8 @@
 """Suites: which task families an episode is drawn from, and which seeds belong to training and to evaluation.
 
-An episode is a (suite, seed, family). Evaluation seed S of a user is world seed `EVALUATION_START` + S, which no training
-episode ever uses. Without a family the seed chooses it: seeds go round the suite's families, so any run of consecutive
-seeds is balanced.
+An episode is a (suite, seed, family). Evaluation seed S of a user is world seed `EVALUATION_START` + S, which
+no training episode ever uses. Without a family the seed chooses it: seeds go round the suite's families, so
+any run of consecutive seeds is balanced.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 
 from envs.errors import WorldError
 from envs.tabletop.language import FAMILIES
-from envs.tabletop.tasks import Task, sample_task
+from envs.tabletop.sampling import sample_task
+from envs.tabletop.tasks import Task
 
 EVALUATION_START = 10_000_000  # training seeds are 0 .. EVALUATION_START - 1
 
@@ -49,7 +50,8 @@ def get_suite(name: str) -> Suite:
 
 
 def suite_family(suite: str, seed: int, family: str | None = None) -> str:
-    """The family of an episode: the one asked for, or the seed's turn. Raises WorldError for unknown names."""
+    """The family of an episode: the one asked for, or the seed's turn. Raises WorldError for unknown
+    names."""
     families = get_suite(suite).families
     if family is None:
         return families[int(seed) % len(families)]
@@ -59,7 +61,8 @@ def suite_family(suite: str, seed: int, family: str | None = None) -> str:
 
 
 def suite_task(suite: str, seed: int, family: str | None = None) -> Task:
-    """The task of an episode. The same (suite, seed, family) gives the same task; WorldError for a negative seed."""
+    """The task of an episode. The same (suite, seed, family) gives the same task; WorldError for a negative
+    seed."""
     if seed < 0:
         raise WorldError(f"a seed is a whole number from 0 up; got {seed}")
     name = suite_family(suite, seed, family)

@@ -1,4 +1,5 @@
-"""The tabletop world as a gymnasium environment with LIBERO's contract (20 Hz, action 7, state 8, two cameras)."""
+"""The tabletop world as a gymnasium environment with LIBERO's contract (20 Hz, action 7, state 8, two
+cameras)."""
 
 from __future__ import annotations
 
@@ -24,19 +25,26 @@ _STATE_HIGH = np.array([1.5, 1.5, 1.5, 7, 7, 7, 0.05, 0.05], dtype=np.float32)
 class TabletopEnv(gymnasium.Env):
     """One episode after another of a suite.
 
-    reset(seed) draws task and scene from (suite, family, seed); without a seed from the environment's own generator.
-    Observation: {"pixels": {"front" (128, 128, 3), "wrist" (64, 64, 3)} uint8, "agent_pos" (8,) float32: TCP position,
-    axis-angle, two finger joints}. Action (7,) in [-1, 1]. Reward: gain of progress, 1 in all for the whole task.
+    reset(seed) draws task and scene from (suite, family, seed); without a seed from the environment's own
+    generator.
+    Observation: {"pixels": {"front" (128, 128, 3), "wrist" (64, 64, 3)} uint8, "agent_pos" (8,) float32: TCP
+    position, axis-angle, two finger joints}. Action (7,) in [-1, 1]. Reward: gain of progress, 1 in all for
+    the whole task.
     `terminated` on success; stepping on is allowed. `truncated` after `task.max_steps`.
 
-    pixels="lazy": observations carry None as pixels, `look()` renders when asked (a policy looks every few steps).
+    pixels="lazy": observations carry None as pixels, `look()` renders when asked (a policy looks every few
+    steps).
     Raises WorldError for an unknown suite, family, render mode or pixels setting.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
 
     def __init__(
-        self, suite: str = "core", family: str | None = None, render_mode: str | None = None, pixels: str = "always"
+        self,
+        suite: str = "core",
+        family: str | None = None,
+        render_mode: str | None = None,
+        pixels: str = "always",
     ) -> None:
         get_suite(suite)
         suite_family(suite, 0, family)
@@ -78,7 +86,8 @@ class TabletopEnv(gymnasium.Env):
         return self._observation(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
-        """One control step, then whatever happens midway. Raises WorldError on a bad action or before `reset`."""
+        """One control step, then whatever happens midway. Raises WorldError on a bad action or before
+        `reset`."""
         if not self._begun:
             raise WorldError("step: expected a reset() first")
         self.world.step(action)
@@ -132,7 +141,8 @@ class TabletopEnv(gymnasium.Env):
 
 
 def disturb(world: World, task: Task, event: Event) -> bool:
-    """Lets something happen to the table that the robot did not do. False if it cannot happen now (it waits)."""
+    """Lets something happen to the table that the robot did not do. False if it cannot happen now (it
+    waits)."""
     rng = np.random.default_rng(event.seed)
     held = skills.in_hand(world)
     if event.kind == "slip":  # out of the hand, onto the table below or beside

@@ -1,8 +1,9 @@
 """Every word of the tabletop world: instructions in many wordings, subtasks in one wording, memory sentences.
 
-Instructions are drawn from templates in which `[a|b|]` means one of the alternatives (possibly none) and `{name}`
-a slot. Subtasks and memory come from a closed set so that a planner can be scored exactly and a controller
-learns few sentences. Everything is lower case without punctuation; `all_words()` is the whole vocabulary.
+Instructions are drawn from templates in which `[a|b|]` means one of the alternatives (possibly none) and
+`{name}` a slot. Subtasks and memory come from a closed set so that a planner can be scored exactly and a
+controller learns few sentences. Everything is lower case without punctuation; `all_words()` is the whole
+vocabulary.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ _STACK_ONE = (
     f"{_TAKE} the {{t}} {_CUBE} and {_PUT} it on [|top of] the {{b}} [block|cube|one]",
     f"the {{t}} {_CUBE} [goes|belongs] on [|top of] the {{b}} {_CUBE}",
     f"i [want|need] the {{t}} {_CUBE} on [|top of] the {{b}} [block|cube|one]",
-    f"[build|make] a tower [of|with] {{b}} at the bottom and {{t}} on top",
+    "[build|make] a tower [of|with] {b} at the bottom and {t} on top",
     f"move the {{t}} {_CUBE} onto the {{b}} {_CUBE}",
     f"on [|top of] the {{b}} {_CUBE} [put|place] the {{t}} {_CUBE}",
     "stack {t} on {b}",
@@ -84,13 +85,13 @@ _STACK_MORE = (
 _STOW = (
     f"{_POLITE} {_PUT} the {{x}} in the drawer [and|then] [close|shut] it",
     f"{_POLITE} open the drawer {_PUT} the {{x}} [in|inside] and [close|shut] it",
-    f"[stow|store|keep] the {{x}} in the drawer",
+    "[stow|store|keep] the {x} in the drawer",
     f"{_POLITE} [put|stow|tidy] the {{x}} away in the drawer",
-    f"the {{x}} [goes|belongs] in the drawer [close|shut] it [after that|]",
+    "the {x} [goes|belongs] in the drawer [close|shut] it [after that|]",
     f"{_POLITE} hide the {{x}} in the drawer",
     f"{_TAKE} the {{x}} and {_PUT} {{it}} in the drawer then [close|shut] the drawer",
-    f"i [want|need] the {{x}} in the [closed|shut] drawer",
-    f"into the drawer with the {{x}} and [close|shut] it",
+    "i [want|need] the {x} in the [closed|shut] drawer",
+    "into the drawer with the {x} and [close|shut] it",
 )
 _CLEAR = (
     f"{_POLITE} clear the table",
@@ -120,10 +121,10 @@ _PRESS_COUNT = (
     f"{_POLITE} {_PRESS} {{c}} {{n}}",
     f"{_PRESS} {{n}} the {{c}} button",
     f"{_PRESS} the button that is {{c}} {{n}}",
-    f"the {{c}} button [has|needs] to be pressed {{n}}",
-    f"i [want|need] the {{c}} button pressed {{n}}",
-    f"{{n}} [press|push] the {{c}} button",
-    f"make the {{c}} [lamp|light] [light up|go on] {{n}}",
+    "the {c} button [has|needs] to be pressed {n}",
+    "i [want|need] the {c} button pressed {n}",
+    "{n} [press|push] the {c} button",
+    "make the {c} [lamp|light] [light up|go on] {n}",
 )
 _PRESS_ORDER = (
     f"{_POLITE} {_PRESS} {{then}}",
@@ -258,7 +259,7 @@ def correction_instruction(new: str, rng: np.random.Generator) -> str:
     return _draw(_CORRECTION, rng, new=new)
 
 
-# ---- subtasks: a closed set ------------------------------------------------------------------------------------
+# ---- subtasks: a closed set --------------------------------------------------------------------------------
 
 
 def pick(color: str) -> str:
@@ -282,7 +283,8 @@ def put_on_mat(color: str, side: str) -> str:
 
 
 def put_on_table(color: str) -> str:
-    """What to do with a block that is in the hand for no good reason (a correction, a drawer that fell shut)."""
+    """What to do with a block that is in the hand for no good reason (a correction, a drawer that fell
+    shut)."""
     return f"put the {color} block on the table"
 
 
@@ -313,11 +315,12 @@ def all_subtasks() -> list[str]:
     return out
 
 
-# ---- memory ----------------------------------------------------------------------------------------------------
+# ---- memory ------------------------------------------------------------------------------------------------
 
 
 def press_memory(log: Sequence[str], lamp: bool) -> str:
-    """Presses so far, oldest first; "up" while the lamp of the last one is lit (the hand has to let go of it)."""
+    """Presses so far, oldest first; "up" while the lamp of the last one is lit (the hand has to let go of
+    it)."""
     if not log:
         return NO_MEMORY
     kept = list(log)[: MAX_MEMORY_WORDS - 2]
@@ -335,7 +338,9 @@ def all_words() -> list[str]:
     for templates in _ALL:
         for template in templates:
             words.update(re.sub(r"\{\w+\}|[\[\]|]", " ", template).split())
-    words.update("block blocks cube cubes and the in into bin then put place drop sort move please now it them".split())
+    words.update(
+        "block blocks cube cubes and the in into bin then put place drop sort move please now it them".split()
+    )
     for sentence in all_subtasks():
         words.update(sentence.split())
     words.update([NO_MEMORY, "pressed", "up"])

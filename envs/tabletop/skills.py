@@ -1,8 +1,8 @@
 """Motions of the scripted teacher: each is a funnel, a function of the world's present state to one action.
 
-A funnel lets the hand's horizontal error decide how low it may be: far away it travels at carry height, close above the
-target it comes down. Nothing is remembered between steps, so every skill continues from wherever the hand is, and the
-phase of a motion can be seen in the hand's pose, the fingers' width and the pictures.
+A funnel lets the hand's horizontal error decide how low it may be: far away it travels at carry height, close
+above the target it comes down. Nothing is remembered between steps, so every skill continues from wherever
+the hand is, and the phase of a motion can be seen in the hand's pose, the fingers' width and the pictures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ OPEN, CLOSE = -1.0, 1.0
 STEP, TURN = 0.03, 0.15  # full scale of an action: metres, radians per control step
 CARRY = 0.16  # height of travel, TCP
 REST_HEIGHT = 0.20  # where the hand waits when all is done
-IN_BIN, IN_BOX, IN_DRAWER = 0.058, 0.068, 0.066  # heights of a block's centre when it is let go above a container
+IN_BIN, IN_BOX, IN_DRAWER = (
+    0.058,
+    0.068,
+    0.066,
+)  # heights of a block's centre when it is let go above a container
 HOOK = 0.026  # hooking and pushing the drawer: distance of the closed fingers from the bar, along x
 PRESSED = 0.030  # TCP height with the plunger pushed down
 
@@ -29,7 +33,8 @@ PRESSED = 0.030  # TCP height with the plunger pushed down
 def move(
     world: World, goal: np.ndarray, yaw: float, grip: float, speed: tuple[float, float] = (1.0, 1.0)
 ) -> np.ndarray:
-    """(7,) float32 action towards TCP position `goal` (3,) and `yaw`; `speed` limits it along the table and upright."""
+    """(7,) float32 action towards TCP position `goal` (3,) and `yaw`; `speed` limits it along the table and
+    upright."""
     error = goal - world.eef_pos()
     action = np.zeros(7, dtype=np.float32)
     flat = 0.6 * error[:2] / STEP
@@ -55,9 +60,11 @@ def funnel(
     spread: float = 0.0,
     down_speed: float = 1.0,
 ) -> np.ndarray:
-    """Towards (xy, low): down only as the horizontal error allows; up first, then across, where the hand is too low.
+    """Towards (xy, low): down only as the horizontal error allows; up first, then across, where the hand is
+    too low.
 
-    tolerance: metres of error at which the hand may be at `low`; slope: metres of height per metre of error beyond.
+    tolerance: metres of error at which the hand may be at `low`; slope: metres of height per metre of error
+    beyond.
     spread: further error (metres) that counts like a horizontal one, e.g. from the yaw.
     """
     hand = world.eef_pos()
@@ -68,7 +75,8 @@ def funnel(
 
 
 def block_yaw(world: World, color: str, near: float) -> float:
-    """The grasp yaw of a block (a cube has four): the nearest to `near` at which both open fingers find room."""
+    """The grasp yaw of a block (a cube has four): the nearest to `near` at which both open fingers find
+    room."""
     w, x, y, z = world.block_quat(color)
     axes = np.array([
         [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)],
@@ -118,7 +126,8 @@ def in_hand(world: World) -> str | None:
 
 
 def leave(world: World, target: str | None = None) -> np.ndarray | None:
-    """Out of the way of a block that the open hand is still around: straight up along it. None when there is none."""
+    """Out of the way of a block that the open hand is still around: straight up along it. None when there is
+    none."""
     hand = world.eef_pos()
     for color in world.scene.blocks:
         offset = world.block_pos(color) - hand
@@ -140,7 +149,8 @@ def pick(world: World, color: str) -> np.ndarray:
     out = leave(world, color)
     if out is not None:
         return out
-    # Across the fingers a block may lie off centre (they push it to the middle); along them it only has to overlap.
+    # Across the fingers a block may lie off centre (they push it to the middle); along them it only has to
+    # overlap.
     turn, now = abs(yaw - world.eef_yaw()), world.eef_yaw()
     dx, dy = block[:2] - hand[:2]
     along, across = abs(dx * np.cos(now) + dy * np.sin(now)), abs(dy * np.cos(now) - dx * np.sin(now))
@@ -180,11 +190,14 @@ def lift(world: World, color: str) -> np.ndarray:
     """Straight up from the button, and wait there."""
     x, y, _ = world.button_pos(color)
     hand = world.eef_pos()
-    return move(world, np.array([hand[0], hand[1], max(hand[2], S.BUTTON_TOP + 0.065)]), 0.0, CLOSE, (0.0, 0.8))
+    return move(
+        world, np.array([hand[0], hand[1], max(hand[2], S.BUTTON_TOP + 0.065)]), 0.0, CLOSE, (0.0, 0.8)
+    )
 
 
 def _fingers_shut(world: World, low: float, over: float) -> float:
-    """`low`, or `over` as long as the fingers are not closed: a wide hand does not fit where a narrow one goes."""
+    """`low`, or `over` as long as the fingers are not closed: a wide hand does not fit where a narrow one
+    goes."""
     return low if world.gripper_width() < 0.02 else max(low, over)
 
 
@@ -199,7 +212,13 @@ def open_drawer(world: World) -> np.ndarray:
     handle, hand = world.drawer_handle_pos(), world.eef_pos()
     if hooked(world):
         left = S.DRAWER_TRAVEL - world.drawer_opening()
-        return move(world, np.array([hand[0] - max(left, 0.015), handle[1], handle[2] - 0.010]), 0.0, CLOSE, (0.8, 0.5))
+        return move(
+            world,
+            np.array([hand[0] - max(left, 0.015), handle[1], handle[2] - 0.010]),
+            0.0,
+            CLOSE,
+            (0.8, 0.5),
+        )
     target = handle + (HOOK, 0, 0)
     low = _fingers_shut(world, handle[2] - 0.010, handle[2] + 0.05)
     return funnel(world, target[:2], low, CARRY, 0.0, CLOSE, 0.010)

@@ -1,6 +1,8 @@
-"""The scripted teacher: from any state of the world, the next subtask, where it points, what to remember, and an action.
+"""The scripted teacher: from any state of the world, the next subtask, where it points, what to remember, and
+an action.
 
-It reads the true state and keeps nothing itself, so it can label noisy, failed and foreign states as well as its own:
+It reads the true state and keeps nothing itself, so it can label noisy, failed and foreign states as well as
+its own:
 a block in the wrong place, a drawer that fell shut, a hand that closed on nothing.
 """
 
@@ -14,7 +16,7 @@ import numpy as np
 from envs.errors import WorldError
 from envs.tabletop import language as L
 from envs.tabletop import scene as S
-from envs.tabletop import skills, tasks
+from envs.tabletop import skills, tables, tasks
 from envs.tabletop.tasks import Task
 from envs.tabletop.world import World
 
@@ -91,9 +93,16 @@ def _support(world: World, color: str) -> float:
 
 
 def _carry(
-    world: World, color: str, sentence: str, at: np.ndarray, height: float, tolerance: float, over: float = OVER
+    world: World,
+    color: str,
+    sentence: str,
+    at: np.ndarray,
+    height: float,
+    tolerance: float,
+    over: float = OVER,
 ) -> _Step:
-    """The held block on its way to `at` (3,); still "pick up" as long as it is barely off the ground elsewhere."""
+    """The held block on its way to `at` (3,); still "pick up" as long as it is barely off the ground
+    elsewhere."""
     p = world.block_pos(color)
     near = float(np.linalg.norm(p[:2] - at[:2])) < over
     if not near and p[2] - S.BLOCK_HALF - _support(world, color) < LIFTED:
@@ -109,16 +118,19 @@ def _to_table(world: World, color: str) -> _Step:
 
 
 def free_place(world: World, near: np.ndarray, color: str | None, gap: float = 0.0) -> np.ndarray:
-    """(3,) the free place on the table nearest to `near` (2,), on a 2 cm grid; `color` is the block that goes there."""
-    (x0, x1), (y0, y1) = tasks.AREA
-    grid = np.stack(np.meshgrid(np.arange(x0, x1, 0.02), np.arange(y0, y1, 0.02), indexing="ij"), -1).reshape(-1, 2)
+    """(3,) the free place on the table nearest to `near` (2,), on a 2 cm grid; `color` is the block that goes
+    there."""
+    (x0, x1), (y0, y1) = tables.AREA
+    grid = np.stack(np.meshgrid(np.arange(x0, x1, 0.02), np.arange(y0, y1, 0.02), indexing="ij"), -1).reshape(
+        -1, 2
+    )
     free = np.ones(len(grid), dtype=bool)
 
     def keep_out(center: np.ndarray, hx: float, hy: float) -> None:
         nonlocal free
         free &= (np.abs(grid[:, 0] - center[0]) > hx) | (np.abs(grid[:, 1] - center[1]) > hy)
 
-    half, scene = tasks.HALF, world.scene
+    half, scene = tables.HALF, world.scene
     room = half["block"] + 0.03 + gap
     for other in scene.blocks:
         if other != color:
@@ -141,7 +153,9 @@ def free_place(world: World, near: np.ndarray, color: str | None, gap: float = 0
 def _top_at(world: World, at: np.ndarray, color: str) -> float:
     """Height of the highest block (but this one) under a place."""
     others = [world.block_pos(c) for c in world.scene.blocks if c != color]
-    return max((float(p[2]) + S.BLOCK_HALF for p in others if np.abs(p[:2] - at[:2]).max() < 0.036), default=0.0)
+    return max(
+        (float(p[2]) + S.BLOCK_HALF for p in others if np.abs(p[:2] - at[:2]).max() < 0.036), default=0.0
+    )
 
 
 def _free_spot(world: World, center: np.ndarray, spots: tuple, room: float, color: str) -> np.ndarray:
