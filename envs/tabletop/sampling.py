@@ -135,7 +135,9 @@ def sample_task(family: str, rng: np.random.Generator, suite: str = "core") -> T
         raise WorldError(f"unknown task family {family!r}; known: {', '.join(FAMILIES)}")
     task = _SAMPLERS[family](rng, suite)
     if suite == "correction":
-        return _with_correction(task, rng)
+        while not (changed := _with_correction(task, rng)).events:  # nothing else to want on that table
+            task = _SAMPLERS[family](rng, suite)
+        return changed
     if suite == "perturbed":
         return _with_disturbances(task, rng)
     return task
@@ -176,7 +178,7 @@ def _with_correction(task: Task, rng: np.random.Generator) -> Task:
         return replace(
             task, events=(Event(int(rng.integers(8, 18 * task.subtasks + 12)), "say", task=later),)
         )
-    return task  # nothing else to want on this table (a single block)
+    return task
 
 
 def _with_disturbances(task: Task, rng: np.random.Generator) -> Task:
