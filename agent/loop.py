@@ -28,6 +28,7 @@ from highlevel.planner import Planner
 from lowlevel.controller import ActionChunk, Controller
 
 DONE_LOOKS = 2  # looks in a row that must say "done"
+RETRY = 4  # ticks until the next look after one that gave no chunk
 PLANNERS = ("learned", "oracle", "none")
 
 
@@ -109,6 +110,7 @@ class Agent:
         self.failures = 0
         self._chunk: ActionChunk | None = None
         self._used = 0  # actions of the chunk already executed
+        self._ticks_left = 0  # until the next look
         self._done_looks = 0
         self._last: np.ndarray | None = None
         self._news: list[str] = []
@@ -120,13 +122,13 @@ class Agent:
         self.instruction = self._checked(text)
         self.revision += 1
         self.plan = self.said = self._chunk = None
-        self._used = self._done_looks = 0
+        self._used = self._ticks_left = self._done_looks = 0
         self._news.append("corrected")
 
     @property
     def needs_observation(self) -> bool:
         """Whether the next `step` looks. If not, it may be called with None."""
-        return self._chunk is None or self._used >= min(self.execute, len(self._chunk.actions))
+        return self._ticks_left <= 0
 
     @property
     def done(self) -> bool:
@@ -157,6 +159,7 @@ class Agent:
         else:
             action, subtask = self._hold(), self.plan.text if self.plan else ""
             events.append("held")
+        self._ticks_left -= 1
         self._last = action
         return Step(
             action, subtask, self.plan, tuple(events), looked, said, self.done, self.revision, seconds
@@ -166,6 +169,7 @@ class Agent:
 
     def _look(self, observation: Observation, events: list[str]) -> Plan | None:
         """Plan, then make a chunk for the plan in force. What the planner wrote, None if it failed."""
+        self._ticks_left = RETRY
         said, chunk = self._write(observation, events)
         if said is not None and not said.subtask.strip():
             events.append("planner garbled: no subtask")
@@ -188,6 +192,7 @@ class Agent:
             self._failed("controller", error, events)
         else:
             self._chunk, self._used = chunk, 0
+            self._ticks_left = min(self.execute, len(chunk.actions))
         return said
 
     def _write(self, observation: Observation, events: list[str]) -> tuple[Plan | None, ActionChunk | None]:
