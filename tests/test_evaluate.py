@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -147,6 +148,45 @@ def test_software_errors_are_neither_successes_nor_failures(tmp_path):
     assert summary["planner"]["done_early"]["successes"] == 1  # it says "done" at once
     record = json.loads((tmp_path / "episodes.jsonl").read_text().splitlines()[0])
     assert record["error"] == "planner failed: RuntimeError: out of memory"
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """A small random network, saved as checkpoints are."""
+    import torch
+
+    from backbone import checkpoint
+    from backbone.network import Network
+    from backbone.presets import nano
+    from backbone.tokenizer import Tokenizer
+    from envs.tabletop.language import all_words
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the worker processes: sums are the same to the last bit
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.from_words(all_words())
+    preset = replace(nano(depth=1), words=tokenizer.words, vocabulary=tokenizer.fingerprint)
+    yield checkpoint.save(tmp_path_factory.mktemp("checkpoints") / "random", Network(preset), tokenizer)
+    torch.set_num_threads(threads)
+
+
+def test_a_network_is_evaluated_the_same_in_any_process(untrained, tmp_path):
+    """An untrained one solves nothing and breaks nothing: its garbage is its failure, not the software's."""
+    settings = Settings(family="press", checkpoint=str(untrained))
+    here = evaluate(settings, range(2), tmp_path / "a", workers=0)
+    there = evaluate(settings, range(2), tmp_path / "b", workers=2)
+    for summary in (here, there):
+        assert summary["errors"] == 0 and summary["overall"] == rate(0, 2)
+        assert len(summary["checkpoint_sha256"]) == 64
+    assert here["planner"] == there["planner"] and here["progress"] == there["progress"]
+
+
+def test_a_network_can_follow_the_oracle_or_the_bare_instruction(untrained):
+    for planner in ("oracle", "none"):
+        settings = Settings(family="press", checkpoint=str(untrained), planner=planner)
+        summary = evaluate(settings, [0], workers=0)
+        assert summary["errors"] == 0 and summary["overall"]["n"] == 1
+        assert (summary["planner"] is None) == (planner == "none")
 
 
 def test_what_cannot_be_evaluated():
