@@ -41,7 +41,7 @@ class Cameras:
         vis = self.model.vis
         vis.global_.offwidth, vis.global_.offheight = max(width, 640), max(height, 480)
         # Read once, when the context is made. Coarser cylinders make the small pictures 1.6 times faster.
-        vis.quality.offsamples, vis.quality.shadowsize = (4, 2048) if nice else (0, 0)
+        vis.quality.offsamples, vis.quality.shadowsize = (4, 1024) if nice else (0, 0)
         vis.quality.numslices, vis.quality.numstacks = (40, 20) if nice else (16, 8)
         try:
             return mujoco.Renderer(self.model, height, width)
