@@ -41,6 +41,8 @@ class Recipe:
         final_minutes: see above.
         frames: in the cache for the demonstrations; each round adds up to `round_frames`.
         round_frames: see above.
+        batches: samples of a planner's and of a controller's batch in each process.
+        last_batches: the same in the last training, if they should differ (one level may need more).
         processes: for all stages.
         seed: of the demonstrations' scenes and of the training.
     """
@@ -55,6 +57,8 @@ class Recipe:
     final_minutes: float = 30.0
     frames: int = 130_000
     round_frames: int = 25_000
+    batches: tuple[int, int] = (16, 32)
+    last_batches: tuple[int, int] | None = None
     processes: int = min(2, os.cpu_count() or 1)
     seed: int = 0
 
@@ -78,8 +82,16 @@ def follow(recipe: Recipe) -> Path:
     def teach(stage: str, until: float, frames: int) -> None:
         build_cache(datasets, out / "cache", frames, recipe.processes)
         note(f"cache for {stage}", holds=Cache(out / "cache", touch=False).summary())
+        final = until >= recipe.total_minutes and recipe.last_batches
+        planner_batch, controller_batch = recipe.last_batches if final else recipe.batches
         config = Config(
-            cache=out / "cache", out=out / "run", minutes=recipe.total_minutes, until=until, seed=recipe.seed
+            cache=out / "cache",
+            out=out / "run",
+            minutes=recipe.total_minutes,
+            until=until,
+            planner_batch=planner_batch,
+            controller_batch=controller_batch,
+            seed=recipe.seed,
         )
         if recipe.processes > 1:
             if on_processes(recipe.processes, train, config):
