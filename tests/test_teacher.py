@@ -159,3 +159,16 @@ def test_memory_tells_what_the_picture_does_not(world):
 def test_needs_a_task():
     with pytest.raises(WorldError, match="task"):
         Teacher().label(World(render=False))
+
+
+def test_a_block_on_another_is_taken_off(world):
+    task = Task("stack", "x", dict(tower=("green", "red"), others=("yellow",)))
+    blocks = {
+        "red": (0.35, 0.21, 0.02, 0.0),
+        "yellow": (0.35, 0.212, 0.06, 0.0),
+        "green": (0.46, -0.02, 0.02, 0.0),
+    }
+    world.reset_scene(Scene(blocks=blocks))
+    world.task = task
+    said, success = run(world, task)
+    assert success and said[:2] == ["pick up the yellow block", "put the yellow block on the table"]

@@ -125,13 +125,13 @@ def in_hand(world: World) -> str | None:
     return color if float(np.abs(world.block_pos(color) - world.eef_pos()).max()) < 0.03 else None
 
 
-def leave(world: World, target: str | None = None) -> np.ndarray | None:
+def leave(world: World) -> np.ndarray | None:
     """Out of the way of a block that the open hand is still around: straight up along it. None when there is
     none."""
     hand = world.eef_pos()
     for color in world.scene.blocks:
         offset = world.block_pos(color) - hand
-        if color != target and np.abs(offset[:2]).max() < 0.03 and -0.045 < offset[2] < 0.03:
+        if np.abs(offset[:2]).max() < 0.03 and -0.045 < offset[2] < 0.03:
             still = world.gripper_width() < 0.05  # the fingers are only just letting go
             goal = hand + (offset[0], offset[1], 0.0 if still else 0.06)
             return move(world, goal, world.eef_yaw(), OPEN, (0.0, 0.0) if still else (0.4, 1.0))
@@ -146,7 +146,8 @@ def pick(world: World, color: str) -> np.ndarray:
     if in_hand(world) == color:
         # Up at once, straight: sliding along while still low would push neighbours.
         return move(world, np.array([hand[0], hand[1], hand[2] + 0.06]), world.eef_yaw(), CLOSE, (0.3, 0.8))
-    out = leave(world, color)
+    around = np.abs(block[:2] - hand[:2]).max() < 0.03 and -0.045 < block[2] - hand[2] < 0.03
+    out = None if around else leave(world)  # not of a block below the one wanted
     if out is not None:
         return out
     # Across the fingers a block may lie off centre (they push it to the middle); along them it only has to
