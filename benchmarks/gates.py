@@ -127,22 +127,22 @@ def overfit(options: Options) -> tuple[bool, str]:
         return {k: some(v, rows) if isinstance(v, dict) else v[rows] for k, v in batch.items()}
 
     optimiser = torch.optim.AdamW(network.parameters(), 1e-3, betas=(0.9, 0.98))
-    start, step, good = time.monotonic(), 0, False
-    while not good and time.monotonic() - start < 60 * options.minutes:
+    start, step, good, late = time.monotonic(), 0, False, False
+    while not good and not late:
         optimiser.param_groups[0]["lr"] = 1e-3 * min(1.0, (step + 1) / 20, (400 / (step + 1)) ** 0.5)
         rows = torch.randperm(options.samples)[:16]
         network(**{name: some(batch, rows) for name, batch in parts.items()})["loss"].backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        step += 1
-        if step % 50 == 0:
+        step, late = step + 1, time.monotonic() - start > 60 * options.minutes
+        if step % 50 == 0 or late:
             with torch.no_grad():
                 out = {k: float(v) for k, v in network(**parts).items()}
             good = out["flow_loss"] < 0.1
             good &= out.get("text_accuracy", 1) == 1 and out.get("point_error_px", 0) < 1
             print(step, {k: round(v, 3) for k, v in out.items()}, file=sys.stderr, flush=True)
-    names = [n for n in ("text_accuracy", "point_error_px", "flow_loss") if step >= 50 and n in out]
+    names = [n for n in ("text_accuracy", "point_error_px", "flow_loss") if n in out]
     text = ", ".join(f"{name} {out[name]:.3f}" for name in names)
     return good, f"{text} after {step} steps, {(time.monotonic() - start) / 60:.1f} minutes"
 
