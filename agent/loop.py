@@ -73,6 +73,8 @@ class Agent:
     ):
         if isinstance(planner, str) and planner not in ("learned", "none"):
             raise UserError(f"planner: expected 'learned', 'none' or a planner object, got '{planner}'")
+        if planner == "learned" and getattr(policy, "planner", policy) is None:
+            raise UserError("planner: this checkpoint writes no plans, expected 'none', got 'learned'")
         if execute < 1:
             raise UserError(f"execute: expected at least 1 control step per look, got {execute}")
         self.policy, self.planner, self.execute = policy, planner, execute

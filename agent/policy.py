@@ -21,11 +21,14 @@ from lowlevel.learned import LearnedController
 
 
 class Policy:
-    """`planner` and `controller` can be used, and replaced, one by one. Observations leave nothing behind."""
+    """`planner` and `controller` can be used, and replaced, one by one. Observations leave nothing behind.
+
+    A network without a planner has None there, and acts on the instruction itself.
+    """
 
     def __init__(self, network: Network, tokenizer: Tokenizer, seed: int = 0):
         self.network, self.tokenizer = network.eval(), tokenizer
-        self.planner = LearnedPlanner(network, tokenizer)
+        self.planner = LearnedPlanner(network, tokenizer) if network.layout.writes_plans else None
         self.controller = LearnedController(network, tokenizer, seed)
 
     @classmethod
@@ -43,7 +46,8 @@ class Policy:
 
     def check(self, observation: Observation) -> None:
         """UserError unless every camera and the state are there and fit."""
-        observation.check(self.planner.cameras, self.network.preset.state_dim)
+        cameras = {name: (config.image_size,) * 2 for name, config in self.network.preset.cameras}
+        observation.check(cameras, self.network.preset.state_dim)
 
     def check_instruction(self, text: str) -> None:
         """UserError if it has words that the network was never taught, or too many: it would be misread."""
@@ -51,7 +55,8 @@ class Policy:
         if unknown:
             words = ", ".join(map(repr, unknown[:5]))
             raise UserError(f"instruction: expected English words the agent was taught, got unknown {words}")
-        encode_words(self.tokenizer, text, self.planner.lengths["instruction_ids"], "instruction")
+        lengths = {s.source: s.length for s in self.network.layout.segments}
+        encode_words(self.tokenizer, text, lengths["instruction_ids"], "instruction")
 
     def check_subtask(self, text: str) -> None:
         """UserError if the controller cannot read it."""
@@ -62,6 +67,9 @@ class Policy:
         self.controller.reset(seed)
 
     def plan(self, observation: Observation, memory: str = "", previous: Plan | None = None) -> Plan:
+        if self.planner is None:
+            name = self.network.preset.name
+            raise UserError(f"planner: expected a network that writes plans, got '{name}', which has none")
         return self.planner.plan(observation, observation.instruction, memory, previous)
 
     def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
@@ -75,6 +83,9 @@ class Policy:
         committed: np.ndarray | None = None,
     ) -> tuple[Plan, ActionChunk]:
         """Plan, then act on that plan; cameras, state and words are encoded once for both."""
+        if self.planner is None:
+            plan = Plan(observation.instruction, memory=memory, origin="instruction")
+            return plan, self.act(observation, plan.text, committed)
         run = Run(self.network)
         plan = self.planner.plan_on(run, observation, observation.instruction, memory, previous)
         return plan, self.controller.act_on(run, plan.text, committed, time.perf_counter())

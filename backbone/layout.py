@@ -114,6 +114,16 @@ class Layout:
         """All that has to be computed for the action expert."""
         return self.select(self.closure(tuple(s.name for s in self.segments if s.expert_reads)))
 
+    @cached_property
+    def writes_plans(self) -> bool:
+        """Whether there is a planner."""
+        return bool(self.planner.segments)
+
+    @cached_property
+    def reads_plans(self) -> bool:
+        """Whether the controller is told a subtask. If not, it knows none: its words are the instruction."""
+        return any(s.source == "plan_ids" for s in self.controller.segments)
+
     def closure(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The named segments and, transitively, everything they see, in order."""
         wanted = set(names)

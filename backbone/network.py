@@ -53,7 +53,7 @@ class Network(nn.Module):
         self.state_norm = Normaliser(p.state_dim)
         self.slot = nn.Embedding(p.layout.slots_needed, width) if p.slot_embedding else None
         self.decoder = Stream(p.decoder, attention=p.attention)
-        if p.layout.planner.segments:
+        if p.layout.writes_plans:
             outputs = p.words + (0 if p.pointer else LOC_BINS)
             self.head = nn.Linear(width, outputs, bias=False) if not p.tied_head else None
             if p.pointer:

@@ -141,6 +141,19 @@ NANO_LAYOUT = Layout(
     )
 )
 
+# The same without a planner: the instruction stands in the subtask's place, the expert reads all there is.
+NANO_FLAT_LAYOUT = Layout(
+    (
+        Segment("wrist", "image", 16, "images.wrist", expert_reads=True),
+        Segment("state", "state", 1, "state", "joins", expert_reads=True),
+        Segment("front", "image", 64, "images.front", sees=("wrist", "state"), expert_reads=True),
+        Segment(
+            "instruction", "text", 24, "instruction_ids", "joins", sees=("wrist", "state"), expert_reads=True
+        ),
+        Segment("actions", "actions", 10, "actions"),
+    )
+)
+
 
 def nano(width: int = 192, depth: int = 5, expert_width: int = 128) -> Preset:
     """Trained here from scratch, runs on a CPU."""
@@ -166,7 +179,12 @@ def nano(width: int = 192, depth: int = 5, expert_width: int = 128) -> Preset:
     )
 
 
-PRESETS = {"nano": nano}
+def nano_flat() -> Preset:
+    """What nano is measured against: the same towers, decoder and expert, and no planner."""
+    return replace(nano(), name="nano_flat", layout=NANO_FLAT_LAYOUT, pointer=None)
+
+
+PRESETS = {"nano": nano, "nano_flat": nano_flat}
 
 
 def preset(name: str, **changes) -> Preset:

@@ -24,7 +24,10 @@ class LearnedController:
         self.steps = network.preset.steps
         layout = network.layout.controller
         self.plan_segment = next(s for s in layout.segments if s.kind == "text")
-        self.context = tuple(name for name in layout.names if name != self.plan_segment.name)
+        # What is in one block with the text, or sees it, has to be read together with it.
+        plan = self.plan_segment.name
+        self.context = tuple(name for name in layout.names if plan not in layout.closure((name,)))
+        self.with_plan = tuple(name for name in layout.names if name not in self.context)
         self.cameras = {
             camera: (config.image_size,) * 2
             for camera, config in network.preset.cameras
@@ -41,20 +44,25 @@ class LearnedController:
         started = time.perf_counter()
         observation.check(self.cameras, self.network.preset.state_dim)
         run = Run(self.network)
-        run.read(self.context, observed(observation, self.cameras, self.network.device))
-        return self.act_on(run, subtask, committed, started)
+        inputs = observed(observation, self.cameras, self.network.device)
+        run.read(self.context, inputs)
+        return self.act_on(run, subtask, committed, started, inputs)
 
     @torch.inference_mode()
     def act_on(
-        self, run: Run, subtask: str, committed: np.ndarray | None = None, started: float | None = None
+        self,
+        run: Run,
+        subtask: str,
+        committed: np.ndarray | None = None,
+        started: float | None = None,
+        inputs: dict | None = None,
     ) -> ActionChunk:
-        """The same on a prefix that has already been read."""
+        """The same on a prefix that has already been read. `inputs`: for what is read with the text."""
         started = time.perf_counter() if started is None else started
         net, p = self.network, self.network.preset
         ids = encode_words(self.tokenizer, subtask, self.plan_segment.length, "subtask")
-        run.read(
-            (self.plan_segment.name,), {self.plan_segment.source: torch.tensor([ids], device=net.device)}
-        )
+        ids = {self.plan_segment.source: torch.tensor([ids], device=net.device)}
+        run.read(self.with_plan, {**(inputs or {}), **ids})
         run.prepare_actions()
         modulation = net.modulation(times(self.steps).to(net.device)[:, None])  # every step's, at once
         kept = self._committed(committed)

@@ -1,4 +1,4 @@
-"""Batches for the two levels, drawn from a cache.
+"""Batches for the two levels, drawn from a cache. What is in them follows from the network's layout.
 
 A batch is a pure function of (seed, process, step): resuming needs no state but the step, and processes
 that train together draw different samples. Texts are tokenised once per distinct string, so a draw is only
@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from backbone.layout import Layout
+from backbone.presets import NANO_LAYOUT
 from backbone.tokenizer import EOS, LOC_BINS, PAD, POINT, Tokenizer
 from training.cache import Cache
 from training.dataset import TEACHER
 
-INSTRUCTION, MEMORY, PLAN = 24, 12, 16  # tokens, as the network's segments have them
 NEAR = 4  # frames to a switch that count as near
 COLOURS = {"red", "green", "blue", "yellow", "purple", "orange"}
 
@@ -88,8 +89,9 @@ class Draw:
 
 
 class Sampler:
-    """Draws planner and controller batches (see the module's note). `held_out`: the other part of the
-    episodes.
+    """Draws planner and controller batches (see the module's note) of what the layout's segments name.
+
+    `held_out`: the other part of the episodes.
     """
 
     def __init__(
@@ -101,8 +103,9 @@ class Sampler:
         jitter: Jitter | None = None,
         near_boost: float = 2.0,
         held_out: bool = False,
+        layout: Layout = NANO_LAYOUT,
     ):
-        self.cache, self.tokenizer = cache, tokenizer
+        self.cache, self.tokenizer, self.layout = cache, tokenizer, layout
         self.seed, self.process = seed, process
         self.jitter = jitter or Jitter()
         self.held_out = held_out
@@ -117,30 +120,26 @@ class Sampler:
         rows = np.flatnonzero(side)
         self.planner_rows = Draw(rows, np.ones(len(rows)) if held_out else weights[rows])
         # A chunk of which only the first action is known teaches less than a whole one.
-        useful = weights * (0.3 + 0.7 * cache.valid.mean(1))
-        rows = np.flatnonzero(side & cache.valid[:, 0])
+        self.chunk, self.valid = cache.chunks(through=not layout.reads_plans)
+        useful = weights * (0.3 + 0.7 * self.valid.mean(1))
+        rows = np.flatnonzero(side & self.valid[:, 0])
         if held_out:
             rows = rows[cache.driver[rows] == TEACHER]
         self.controller_rows = Draw(rows, np.ones(len(rows)) if held_out else useful[rows])
 
     def _tokenise(self) -> None:
         cache, tok = self.cache, self.tokenizer
-        used = {
-            name: np.unique(getattr(cache, name))
-            for name in ("instruction", "subtask", "memory", "past_memory")
-        }
-        used["memory"] = np.union1d(used["memory"], used.pop("past_memory"))
-
-        def table(ids: np.ndarray, length: int) -> np.ndarray:
-            out = np.zeros((len(cache.strings), length), np.int64)
-            for i in ids:
-                out[i] = tok.encode(cache.strings[i], length)
-            return out
-
-        self._instruction = table(used["instruction"], INSTRUCTION)
-        self._memory = table(used["memory"], MEMORY)
-        self._plan = table(used["subtask"], PLAN)
-        self._plan_length = (self._plan != PAD).sum(1)
+        texts = cache.instruction, cache.past_memory, cache.subtask
+        used = dict(zip(("instruction_ids", "memory_ids", "plan_ids"), texts, strict=True))
+        self._tables: dict[str, np.ndarray] = {}  # source -> a row of ids for every string
+        for segment in self.layout.segments:
+            if segment.source in used:
+                table = np.zeros((len(cache.strings), segment.length), np.int64)
+                for i in np.unique(used[segment.source]):
+                    table[i] = tok.encode(cache.strings[i], segment.length)
+                self._tables[segment.source] = table
+        if not self.layout.writes_plans:
+            return
         # Targets: one row per distinct (memory, subtask, has a place).
         grounded = cache.target[:, 0] >= 0
         triples = np.stack([cache.memory, cache.subtask, grounded], 1).astype(np.int64)
@@ -172,36 +171,46 @@ class Sampler:
             state = state + rng.normal(0, self.jitter.state, state.shape).astype(np.float32)
         return torch.from_numpy(state)
 
+    def _inputs(self, layout: Layout, rows: np.ndarray, rng: np.random.Generator) -> Batch:
+        """What the segments of a part of the layout name, but for the text that is to be written."""
+        cache, sources = self.cache, {s.source for s in layout.segments}
+        lag = rng.integers(cache.past_memory.shape[1], size=len(rows)) if "memory_ids" in sources else None
+        cameras = sorted(s.removeprefix("images.") for s in sources if s.startswith("images."))
+        batch: Batch = {"images": self._pictures(rows, tuple(cameras), rng)}
+        if "state" in sources:
+            batch["state"] = self._state(rows, rng)
+        if "instruction_ids" in sources:
+            ids = self._tables["instruction_ids"][cache.instruction[rows]]
+            batch["instruction_ids"] = torch.from_numpy(ids)
+        if lag is not None:
+            ids = self._tables["memory_ids"][cache.past_memory[rows, lag]]
+            batch["memory_ids"] = torch.from_numpy(ids)
+        if "plan_ids" in sources:
+            batch["plan_ids"] = torch.from_numpy(self._plan_ids(rows, rng))
+        return batch | {"weight": torch.ones(len(rows))}
+
     def planner(self, step: int, size: int) -> Batch:
         """images {front, wrist}, state, instruction_ids, memory_ids, target_ids, point (nan: none),
         weight.
         """
         rng, cache = self.rng(step, 0), self.cache
         rows = self.planner_rows(size, rng)
-        lag = rng.integers(cache.past_memory.shape[1], size=size)
         target = cache.target[rows]
         point = np.where(target[:, :1] >= 0, target.clip(0, 1 - 1e-6), np.nan).astype(np.float32)
-        return {
-            "images": self._pictures(rows, ("front", "wrist"), rng),
-            "state": self._state(rows, rng),
-            "instruction_ids": torch.from_numpy(self._instruction[cache.instruction[rows]]),
-            "memory_ids": torch.from_numpy(self._memory[cache.past_memory[rows, lag]]),
+        return self._inputs(self.layout.planner, rows, rng) | {
             "target_ids": torch.from_numpy(self._target[self._target_of[rows]]),
             "point": torch.from_numpy(point),
-            "weight": torch.ones(size),
         }
 
     def controller(self, step: int, size: int) -> Batch:
-        """images {wrist}, state, plan_ids, actions (B, H, 7), valid (B, H), weight."""
-        rng, cache = self.rng(step, 1), self.cache
+        """What the controller reads (nano: images {wrist}, state, plan_ids), actions (B, H, 7), valid (B, H),
+        weight.
+        """
+        rng = self.rng(step, 1)
         rows = self.controller_rows(size, rng)
-        return {
-            "images": self._pictures(rows, ("wrist",), rng),
-            "state": self._state(rows, rng),
-            "plan_ids": torch.from_numpy(self._plan_ids(rows, rng)),
-            "actions": torch.from_numpy(cache.chunk[rows]),
-            "valid": torch.from_numpy(cache.valid[rows]),
-            "weight": torch.ones(size),
+        return self._inputs(self.layout.controller, rows, rng) | {
+            "actions": torch.from_numpy(self.chunk[rows]),
+            "valid": torch.from_numpy(self.valid[rows]),
         }
 
     def _plan_ids(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -214,8 +223,8 @@ class Sampler:
             target = target + sigma * rng.standard_normal(target.shape)
             grounded = grounded & (rng.random(len(rows)) >= jitter.plain)
         bins = np.clip(target * LOC_BINS, 0, LOC_BINS - 1).astype(np.int64) + self.tokenizer.loc_start
-        ids = self._plan[self.cache.subtask[rows]].copy()
-        at = self._plan_length[self.cache.subtask[rows]]
+        ids = self._tables["plan_ids"][self.cache.subtask[rows]]
+        at = (ids != PAD).sum(1)
         where = np.flatnonzero(grounded)
         ids[where, at[where]], ids[where, at[where] + 1] = bins[where, 0], bins[where, 1]
         return ids

@@ -23,7 +23,15 @@ class Evaluation:
     training.
     """
 
-    def __init__(self, checkpoint: Path, out: Path, step: int, episodes: int, suite: str = "core"):
+    def __init__(
+        self,
+        checkpoint: Path,
+        out: Path,
+        step: int,
+        episodes: int,
+        suite: str = "core",
+        planner: str = "learned",
+    ):
         self.step, self.out = step, out
         out.mkdir(parents=True, exist_ok=True)
         command = [
@@ -36,7 +44,7 @@ class Evaluation:
             "--out",
             out,
         ]
-        command += ["--suite", suite, "--episodes", episodes, "--workers", 1]
+        command += ["--suite", suite, "--planner", planner, "--episodes", episodes, "--workers", 1]
         environment = {k: v for k, v in os.environ.items() if k not in _DISTRIBUTED} | {
             "OMP_NUM_THREADS": "1"
         }

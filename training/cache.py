@@ -6,6 +6,9 @@ A shard is built under a temporary name and renamed, and building again adds onl
 shard yet, so a new dataset (a round of DAgger) costs what it brings. The pictures are memory-mapped:
 processes that train together share the pages. They should stay in memory, so they are touched when the
 cache is opened.
+
+Chunks are kept in two forms: `chunk` holds still where its subtask ends, `through` goes on (for networks that
+know no subtasks). Shards from before there were two are completed, from their datasets, by building again.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from numpy.lib.format import open_memmap
 
 from backbone.errors import UserError
 from training.dataset import CAMERAS, DatasetReader, decode_png, episode_key
-from training.labels import NOTHING, choose_frames, chunk_labels, past_memory, switch_distance
+from training.labels import DONE, NOTHING, choose_frames, chunk_labels, past_memory, switch_distance
 from training.progress import Bar
 
 SHARD = 4096  # frames in a shard, about: 250 MB
@@ -35,6 +38,7 @@ KEPT = 0.48  # share of frames that `choose_frames` keeps, about
 HELD_OUT = 0.03  # share of episodes for offline metrics
 SMALL = ("state", "chunk", "valid", "target", "instruction", "subtask", "memory", "past_memory")
 SMALL += ("step", "driver", "episode", "distance")
+THROUGH = ("through_valid", "through")  # written in this order
 TEXTS = ("instruction", "subtask", "memory", "past_memory")  # arrays of ids of strings
 
 
@@ -59,12 +63,14 @@ def _build(job: _Job) -> int:
     def ids(texts: Sequence[str]) -> np.ndarray:
         return np.array([strings.setdefault(t, len(strings)) for t in texts], np.int32)
 
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in SMALL}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*SMALL, *THROUGH)}
     episodes, rows_of = [], []
     for place, number in enumerate(job.episodes):
         episode = reader.read(number, images=False)
         instruction, subtask, memory = ids(episode.instruction), ids(episode.subtask), ids(episode.memory)
-        chunk, valid = chunk_labels(episode.action, episode.driver, subtask, strings.get("done", -1))
+        labels = episode.action, episode.driver, subtask, strings.get(DONE, -1)
+        chunk, valid = chunk_labels(*labels)
+        through, through_valid = chunk_labels(*labels, through=True)
         distance = switch_distance(instruction, subtask, memory)
         rng = np.random.default_rng(zlib.crc32(episode.key.encode()))
         rows = choose_frames(distance, rng)
@@ -73,6 +79,8 @@ def _build(job: _Job) -> int:
             "state": episode.state,
             "chunk": chunk,
             "valid": valid,
+            "through": through,
+            "through_valid": through_valid,
             "target": episode.target,
             "instruction": instruction,
             "subtask": subtask,
@@ -83,7 +91,7 @@ def _build(job: _Job) -> int:
             "episode": np.full(len(episode), place, np.int32),
             "distance": distance,
         }
-        for name in SMALL:
+        for name in parts:
             parts[name].append(columns[name][rows])
         rows_of.append(rows)
         fields = {"suite": episode.suite, "family": episode.family, "seed": episode.seed}
@@ -92,7 +100,7 @@ def _build(job: _Job) -> int:
     frames = sum(map(len, rows_of))
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
-    for name in SMALL:
+    for name in parts:
         np.save(temporary / f"{name}.npy", np.concatenate(parts[name]))
     stacks = {
         name: open_memmap(temporary / f"{name}.npy", "w+", np.uint8, (frames, *size, 3))
@@ -111,6 +119,24 @@ def _build(job: _Job) -> int:
     (temporary / "meta.json").write_text(json.dumps(meta))
     os.rename(temporary, out)
     return frames
+
+
+def _complete(shard: Path, meta: dict[str, Any], reader: DatasetReader) -> None:
+    """Add THROUGH to a shard that lacks it."""
+    place, step = np.load(shard / "episode.npy"), np.load(shard / "step.npy")
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in THROUGH}
+    for n, fields in enumerate(meta["episodes"]):
+        episode = reader.read(fields["number"], images=False)
+        ids = np.unique(episode.subtask, return_inverse=True)[1]
+        done = ids[episode.subtask.index(DONE)] if DONE in episode.subtask else -1
+        chunk, valid = chunk_labels(episode.action, episode.driver, ids, done, through=True)
+        rows = step[place == n]
+        for name, values in zip(THROUGH, (valid, chunk), strict=True):
+            parts[name].append(values[rows])
+    for name, values in parts.items():
+        temporary = shard / f".{name}.{os.getpid()}.npy"
+        np.save(temporary, np.concatenate(values))
+        os.replace(temporary, shard / f"{name}.npy")
 
 
 def _shards(root: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -139,7 +165,11 @@ def build_cache(
     new: list[tuple[str, int, int]] = []
     for dataset in datasets:
         path = str(Path(dataset).resolve())
-        lengths = [e["length"] for e in DatasetReader(path).episodes]
+        reader = DatasetReader(path)
+        for shard, meta in shards:
+            if meta["dataset"] == path and not (shard / "through.npy").exists():
+                _complete(shard, meta, reader)
+        lengths = [e["length"] for e in reader.episodes]
         new += [(path, n, length) for n, length in enumerate(lengths) if (path, n) not in known]
     if not new:
         return total
@@ -179,11 +209,25 @@ class Cache:
     state (N, 8), chunk (N, 10, 7), valid (N, 10), target (N, 2), step, driver, distance (N,); instruction,
     subtask, memory (N,) and past_memory (N, 12) are ids into `strings`; family (N,) into `families`;
     episode (N,) counts through; held_out (N,) bool.
+
+    datasets: only what comes from datasets with these folder names; max_frames: only the first so many.
     """
 
-    def __init__(self, root: str | Path, max_frames: int | None = None, touch: bool = True):
+    def __init__(
+        self,
+        root: str | Path,
+        max_frames: int | None = None,
+        touch: bool = True,
+        datasets: Sequence[str] | None = None,
+    ):
         self.root = Path(root)
         shards = _shards(self.root)
+        if datasets is not None:
+            there = {Path(meta["dataset"]).name for _, meta in shards}
+            if not set(datasets) <= there:
+                names = ", ".join(sorted(there))
+                raise UserError(f"datasets: expected some of {names or 'none'}, got {' '.join(datasets)}")
+            shards = [(path, meta) for path, meta in shards if Path(meta["dataset"]).name in datasets]
         if not shards:
             raise UserError(
                 f"cache: expected shards under {root}, got none: python -m training.cache builds it"
@@ -194,6 +238,7 @@ class Cache:
         families: dict[str, int] = {}
         columns: dict[str, list[np.ndarray]] = {name: [] for name in (*SMALL, "family", "held_out")}
         self._images: dict[str, list[np.ndarray]] = {name: [] for name in CAMERAS}
+        through: dict[str, list[np.ndarray]] = {name: [] for name in THROUGH}
         starts, frames, episodes = [0], 0, 0
         for path, meta in shards:
             if max_frames is not None and frames >= max_frames:
@@ -209,6 +254,9 @@ class Cache:
             small["episode"] = small["episode"] + episodes
             for name, values in small.items():
                 columns[name].append(values)
+            if (path / "through.npy").exists():
+                for name, parts in through.items():
+                    parts.append(np.load(path / f"{name}.npy"))
             for name, parts in self._images.items():
                 parts.append(np.load(path / f"{name}.npy", mmap_mode="r"))
                 if touch:  # read every page once, front to back
@@ -220,6 +268,19 @@ class Cache:
         self.strings, self.families, self._starts = list(texts), list(families), np.array(starts)
         for name, values in columns.items():
             setattr(self, name, np.concatenate(values))
+        whole = len(through["through"]) == len(columns["chunk"])
+        self._through = [np.concatenate(through[name]) for name in THROUGH] if whole else None
+
+    def chunks(self, through: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Actions (N, 10, 7) and valid (N, 10); through: those that go on through the end of a subtask."""
+        if not through:
+            return self.chunk, self.valid
+        if self._through is None:
+            raise UserError(
+                f"cache: expected chunks that go on through a subtask's end, got an older cache {self.root}: "
+                "build it again from its datasets (python -m training.cache) to add them"
+            )
+        return self._through[1], self._through[0]
 
     def __len__(self) -> int:
         return int(self._starts[-1])

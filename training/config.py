@@ -17,7 +17,7 @@ class Config:
     Args:
         cache: the training cache, built by `python -m training.cache`.
         out: where the run lives; a run that is there already is resumed.
-        preset: the network, by name.
+        preset: the network, by name: nano, or nano_flat (no planner: the instruction in the subtask's place).
         init: a checkpoint to start from (a directory or name) instead of random weights.
         minutes: training time, all sessions of this run together.
         steps: optimiser steps.
@@ -33,6 +33,7 @@ class Config:
         validate_minutes: between two looks at the held-out episodes.
         evaluate_minutes: between two closed-loop evaluations in a process beside; 0 for none.
         evaluate_episodes: episodes of each of those.
+        datasets: use only what the cache holds of these datasets, by their folders' names.
         max_frames: use only the first so many frames of the cache.
         touch: read all pictures once at the start, so that they are in memory.
     """
@@ -63,6 +64,7 @@ class Config:
     validate_minutes: float = 5.0
     evaluate_minutes: float = 0.0
     evaluate_episodes: int = 24
+    datasets: tuple[str, ...] | None = None
     max_frames: int | None = None
     touch: bool = True
     log_steps: int = 50

@@ -11,6 +11,7 @@ from training.dataset import TEACHER
 HORIZON = 10  # actions in a chunk
 MEMORY_LAGS = 12  # the past memory a planner is given is 1 .. this many steps old
 NOTHING = "nothing"  # the memory before there is any
+DONE = "done"  # the subtask that has no end
 
 
 def chunk_labels(
@@ -19,11 +20,13 @@ def chunk_labels(
     subtask: np.ndarray,
     done: int | None = None,
     horizon: int = HORIZON,
+    through: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The chunk of actions that frame t should predict, and how much of it is known.
 
     action: (T, A) the teacher's action in the state of each frame; driver: (T,); subtask: (T,) ids; done:
-    the id of the subtask that has no end. Returns actions (T, horizon, A) float32 and valid (T, horizon)
+    the id of the subtask that has no end; through: the actions go on through the end of a subtask (for a
+    network that knows no subtasks). Returns actions (T, horizon, A) float32 and valid (T, horizon)
     bool.
 
     The teacher's label is right for the state it was asked in. So the labels that follow frame t are a
@@ -41,10 +44,11 @@ def chunk_labels(
     for k in range(horizon):
         u = np.minimum(here + k, frames - 1)
         inside = here + k < frames
-        ended |= known & inside & (subtask[u] != subtask)
+        if not through:
+            ended |= known & inside & (subtask[u] != subtask)
         # Past the end of the episode only a finished task is known to stay as it is.
         if done is not None:
-            ended |= known & ~inside & (subtask == done)
+            ended |= known & ~inside & (subtask[u] == done)
         follow = known & inside & ~ended
         last = np.where(follow[:, None], action[u].astype(np.float32), last)
         hold = np.concatenate([np.zeros_like(last[:, :-1]), last[:, -1:]], axis=1)

@@ -51,7 +51,8 @@ def new_network(config: Config, cache: Cache) -> tuple[Network, Tokenizer]:
     network = Network(preset(config.preset, words=tokenizer.words, vocabulary=tokenizer.fingerprint))
     train = ~cache.held_out
     network.state_norm.set_quantiles(*np.quantile(cache.state[train], [0.01, 0.99], axis=0))
-    actions = cache.chunk[train][cache.valid[train]]
+    chunk, valid = cache.chunks(through=not network.layout.reads_plans)
+    actions = chunk[train][valid[train]]
     network.action_norm.set_quantiles(*np.quantile(actions, [0.01, 0.99], axis=0))
     return network, tokenizer
 
@@ -73,16 +74,23 @@ class Trainer:
         from accelerate import Accelerator, DistributedDataParallelKwargs
 
         self.config = config
-        one_level = min(config.planner_weight, config.controller_weight) <= 0
+        parallel = DistributedDataParallelKwargs()
         self.accelerator = Accelerator(
             mixed_precision=config.precision,
             log_with="tensorboard",
             project_dir=str(config.out),
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=one_level)],
+            kwargs_handlers=[parallel],
         )
         self.main = self.accelerator.is_main_process
-        cache = Cache(config.cache, config.max_frames, touch=config.touch and self.main)
+        touch = config.touch and self.main
+        cache = Cache(config.cache, config.max_frames, touch, config.datasets)
         network, self.tokenizer = new_network(config, cache)
+        layout = network.layout
+        self.planner_batch = config.planner_batch * (config.planner_weight > 0 and layout.writes_plans)
+        self.controller_batch = config.controller_batch * (config.controller_weight > 0)
+        if not self.planner_batch and not self.controller_batch:
+            raise UserError("train: expected a --controller-weight above 0 for a network without a planner")
+        parallel.find_unused_parameters = not (self.planner_batch and self.controller_batch)
         optimizer = torch.optim.AdamW(
             parameter_groups(network, config.weight_decay),
             config.learning_rate,
@@ -93,10 +101,12 @@ class Trainer:
         self.bare = self.accelerator.unwrap_model(self.network)
         self.average = Average(self.bare.parameters(), config.average)
         process = self.accelerator.process_index
-        self.sampler = Sampler(cache, self.tokenizer, config.seed, process, config.jitter, config.near_boost)
-        self.held_out = (
-            Sampler(cache, self.tokenizer, config.seed, 0, held_out=True) if cache.held_out.any() else None
+        self.sampler = Sampler(
+            cache, self.tokenizer, config.seed, process, config.jitter, config.near_boost, layout=layout
         )
+        self.held_out: Sampler | None = None
+        if cache.held_out.any():
+            self.held_out = Sampler(cache, self.tokenizer, config.seed, 0, held_out=True, layout=layout)
         self.step, self.elapsed = 0, 0.0
         self.stopping = False
         self.evaluation: Evaluation | None = None
@@ -112,9 +122,8 @@ class Trainer:
     # --- one step ------------------------------------------------------------------------------------------
 
     def batches(self, step: int) -> tuple[dict | None, dict | None]:
-        c = self.config
-        planner = self.sampler.planner(step, c.planner_batch) if c.planner_weight > 0 else None
-        controller = self.sampler.controller(step, c.controller_batch) if c.controller_weight > 0 else None
+        planner = self.sampler.planner(step, self.planner_batch) if self.planner_batch else None
+        controller = self.sampler.controller(step, self.controller_batch) if self.controller_batch else None
         return planner, controller
 
     def learn(self, planner: dict | None, controller: dict | None, progress: float) -> dict[str, float]:
@@ -235,10 +244,8 @@ class Trainer:
         return self.progress(), bool(wish > 0)
 
     def _log(self, total: Totals, progress: float) -> None:
-        c, values = self.config, total.means()
-        samples = (
-            c.planner_batch * (c.planner_weight > 0) + c.controller_batch * (c.controller_weight > 0)
-        ) * (self.accelerator.num_processes)
+        values = total.means()
+        samples = (self.planner_batch + self.controller_batch) * self.accelerator.num_processes
         values["samples_per_second"] = samples * values.pop("steps_per_second")
         self._record("train", values)
         names = {
@@ -265,8 +272,8 @@ class Trainer:
         with self.average.swapped(), self.accelerator.autocast():
             for k in range(HELD_OUT_BATCHES):
                 torch.manual_seed(k)
-                planner = self.held_out.planner(k, 64) if c.planner_weight > 0 else None
-                controller = self.held_out.controller(k, 64) if c.controller_weight > 0 else None
+                planner = self.held_out.planner(k, 64) if self.planner_batch else None
+                controller = self.held_out.controller(k, 64) if self.controller_batch else None
                 out = self.bare(self._move(planner), self._move(controller), c.flow_samples)
                 total.add({name: value for name, value in out.items() if name != "loss"})
         self.bare.train()
@@ -280,7 +287,9 @@ class Trainer:
             return  # the last one is not through yet
         out = self.config.out / f"evaluate/step-{self.step:07d}"
         self.export(out / "policy")
-        self.evaluation = Evaluation(out / "policy", out, self.step, self.config.evaluate_episodes)
+        planner = "learned" if self.bare.layout.writes_plans else "none"
+        episodes = self.config.evaluate_episodes
+        self.evaluation = Evaluation(out / "policy", out, self.step, episodes, planner=planner)
 
     def _evaluated(self) -> None:
         if self.evaluation and not self.evaluation.running:

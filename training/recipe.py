@@ -34,6 +34,7 @@ class Recipe:
         out: where everything goes: data, cache, run.
         episodes: demonstrations.
         suites: taken in turn.
+        preset: the network: nano, or nano_flat, the baseline without a planner.
         minutes: training before the first round.
         rounds: of DAgger.
         round_episodes: recorded in each.
@@ -50,6 +51,7 @@ class Recipe:
     out: Path = Path("runs/nano")
     episodes: int = 3600
     suites: tuple[str, ...] = ("core", "core", "long", "memory", "correction", "perturbed")
+    preset: str = "nano"
     minutes: float = 60.0
     rounds: int = 2
     round_episodes: int = 480
@@ -87,6 +89,7 @@ def follow(recipe: Recipe) -> Path:
         config = Config(
             cache=out / "cache",
             out=out / "run",
+            preset=recipe.preset,
             minutes=recipe.total_minutes,
             until=until,
             planner_batch=planner_batch,
