@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend: a single line that says what was expected and what came."""
+"""The one kind of error that is the user's to mend: a line that says what was expected and what came."""
 
 
 class UserError(ValueError):

@@ -38,7 +38,7 @@ class Observation:
         return replace(self, instruction=instruction)
 
     def check(self, cameras: Mapping[str, tuple[int, int]], state_dim: int) -> None:
-        """Raise one clear line unless every camera is there with its (height, width), uint8, and the state fits."""
+        """UserError unless every camera is there with its (height, width), uint8, and the state fits."""
         for name, (height, width) in cameras.items():
             if name not in self.images:
                 got = ", ".join(sorted(self.images)) or "none"

@@ -27,7 +27,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the planner says. `margin`: log-probability gap of the weakest token to its best rival (0 if none)."""
+    """What the planner says. `margin`: log-probability gap of the weakest token to its rival, 0 if none."""
 
     subtask: str
     target: Target | None = None
@@ -45,7 +45,10 @@ class Plan:
 
 
 def parse_plan_text(text: str) -> tuple[str, Target | None]:
-    """Split "pick up the red block <loc0412><loc0630>" into words and target; ValueError unless 0 or 2 locations."""
+    """Split "pick up the red block <loc0412><loc0630>" into words and target.
+
+    UserError unless there are 0 or 2 locations.
+    """
     values = [int(v) for v in _LOC.findall(text)]
     words = " ".join(_LOC.sub(" ", text).split())
     if not values:

@@ -10,5 +10,5 @@ from highlevel.plan import Plan
 
 class Planner(Protocol):
     def plan(self, observation: Observation, instruction: str, memory: str, previous: Plan | None) -> Plan:
-        """The next plan. `memory` is the last plan's memory ("" at the start), `previous` the plan that ran so far."""
+        """The next plan. `memory`: the last plan's ("" at the start); `previous`: the plan that ran."""
         ...

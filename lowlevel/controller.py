@@ -12,7 +12,7 @@ from backbone.observation import Observation
 
 @dataclass(frozen=True)
 class ActionChunk:
-    """`actions` (H, A) float32 in robot units; `taken_at`: the time of the observation they were made from."""
+    """`actions` (H, A) float32 in robot units; `taken_at`: when their observation was taken."""
 
     actions: np.ndarray
     subtask: str
