@@ -74,7 +74,7 @@ class LearnedController:
         actions = net.action_norm.inverse(integrate(velocity, noise, self.steps, kept))[0]
         if committed is not None:
             actions[: len(committed)] = torch.as_tensor(np.asarray(committed), dtype=torch.float32)
-        return ActionChunk(actions.cpu().numpy(), subtask, seconds=time.perf_counter() - started)
+        return ActionChunk(actions.cpu().numpy(), subtask, started, time.perf_counter() - started)
 
     def _committed(self, committed: np.ndarray | None) -> torch.Tensor | None:
         if committed is None or len(committed) == 0:
