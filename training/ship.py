@@ -83,7 +83,8 @@ def planner_facts(summary: dict) -> str:
     return (
         f"Same subtask as the teacher at {100 * p['agreement_away_from_switches']:.1f}% of "
         f"{p['looks_away_from_switches']} looks that are not within half a second of a switch "
-        f"({100 * p['agreement']:.1f}% of all {p['looks']}); same memory at {100 * p['memory_agreement']:.1f}%. "
+        f"({100 * p['agreement']:.1f}% of all {p['looks']}); same memory at "
+        f"{100 * p['memory_agreement']:.1f}%. "
         f"Point off by {p['grounding_pixels_median']:.2f} of 128 pixels in the median, "
         f"{p['grounding_pixels_p90']:.2f} at 90%. "
         f'"done" too early in {p["done_early"]["successes"]} of {p["done_early"]["n"]} episodes, '
