@@ -51,6 +51,7 @@ def save(
         config = {"format": FORMAT, "network": network.preset.to_dict(), "about": about or {}}
         (fresh / CONFIG).write_text(json.dumps(config, indent=1))
         save_file(_weights(network, half), fresh / WEIGHTS, metadata={"format": "pt"})
+        (fresh / WEIGHTS).chmod(0o644)  # safetensors writes for the owner alone
         tokenizer.save(fresh / TOKENIZER)
         (fresh / CARD).write_text(card or f"# {network.preset.name}\n\nA Steersman checkpoint.\n")
         _swap(fresh, directory)
