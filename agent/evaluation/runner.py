@@ -64,9 +64,8 @@ def build(settings: Settings, policy=None):
         policy = Policy.from_pretrained(settings.checkpoint)
     planner, controller = settings.planner, None
     if teachers:
-        from envs.tabletop.teacher import Teacher
-
         from agent.oracle import OraclePlanner, TeacherController
+        from envs.tabletop.teacher import Teacher
 
         if settings.planner == "oracle":
             planner = OraclePlanner(env.world, Teacher())
