@@ -106,7 +106,10 @@ def test_evaluate_writes_a_summary(tmp_path, capsys):
 def test_an_interrupted_rollout_leaves_no_half_file(tmp_path):
     command = [sys.executable, "-m", "steersman", "rollout", "--episodes", "50", "--out", str(tmp_path)]
     command += TEACHER
+    # A shell's background jobs ignore SIGINT, and so would their children: the test may run in one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 180
     while not list(tmp_path.glob("*.part")) and time.monotonic() < deadline:
         time.sleep(0.05)
