@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbone.pointer import read_out, soft_target
-from backbone.tokenizer import PAD
+from backbone.tokenizer import EOS, PAD, POINT
 
 
 def mean(values: Tensor, weight: Tensor) -> Tensor:
@@ -16,15 +16,23 @@ def mean(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def text(logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """logits (B, L, words), target ids (B, L) padded, weight (B,)."""
-    real = target != PAD
+    """logits (B, L, words), target ids (B, L) padded, weight (B,). A plan ends with <point> or <eos>; what
+    follows it counts by itself, as "inventory_loss".
+    """
+    ends = ((target == POINT) | (target == EOS)).int()
+    plan = (target != PAD) & (ends.cumsum(1) - ends == 0)
+    rest = (target != PAD) & ~plan
     loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
     right = logits.argmax(-1) == target
-    return {
-        "text_loss": mean(loss, real * weight[:, None]),
-        "token_accuracy": mean(right.float(), real.float()).detach(),
-        "text_accuracy": (right | ~real).all(1).float().mean(),
+    out = {
+        "text_loss": mean(loss, plan * weight[:, None]),
+        "token_accuracy": mean(right.float(), plan.float()).detach(),
+        "text_accuracy": (right | ~plan).all(1).float().mean(),
     }
+    if rest.any():
+        out["inventory_loss"] = mean(loss, rest * weight[:, None])
+        out["inventory_accuracy"] = mean(right.float(), rest.float()).detach()
+    return out
 
 
 def point(scores: Tensor, points: Tensor, weight: Tensor, sigma: float, pixels: int) -> dict[str, Tensor]:

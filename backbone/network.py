@@ -149,18 +149,17 @@ class Network(nn.Module):
         """Losses of a planner's batch, a controller's batch, or both.
 
         planner: images, state (B, 8), instruction_ids, memory_ids, target_ids (B, L; `Updated Memory:` first,
-        <point> or <eos> last, padded), point (B, 2; nan if none), weight (B,).
+        <point> or <eos> last, then perhaps an inventory, padded), point (B, 2; nan if none), weight (B,).
         controller: images, state, plan_ids, actions (B, H, A) in robot units, valid (B, H) bool, weight (B,).
-        Returns "loss" = weighted sum of "text_loss", "point_loss", "flow_loss" (those that apply), and
-        metrics.
+        Returns "loss" = weighted sum of "text_loss", "inventory_loss", "point_loss", "flow_loss" (those that
+        apply), and metrics.
         """
         p, out = self.preset, {}
         if planner is not None:
             out |= self._planner_losses(planner)
         if controller is not None:
             out |= self._controller_losses(controller, flow_samples)
-        parts = (("text_loss", p.text_weight), ("point_loss", p.point_weight), ("flow_loss", p.flow_weight))
-        out["loss"] = sum(out[name] * weight for name, weight in parts if name in out)
+        out["loss"] = sum(out[name] * weight for name, weight in p.loss_weights.items() if name in out)
         return out
 
     def _shortened(self, layout: Layout, inputs: dict) -> Layout:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from backbone.errors import UserError
 from backbone.layout import Layout, Segment
 
+LOSSES = ("text", "inventory", "point", "flow")
+
 
 @dataclass(frozen=True)
 class VisionConfig:
@@ -91,11 +93,16 @@ class Preset:
     knowledge_insulation: bool = False
     attention: str = "math"
     text_weight: float = 1.0
+    inventory_weight: float = 0.5  # of the words after a plan, which only training has
     point_weight: float = 0.5
     flow_weight: float = 1.0
 
     def vision(self, camera: str) -> VisionConfig:
         return dict(self.cameras)[camera]
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        return {f"{name}_loss": getattr(self, f"{name}_weight") for name in LOSSES}
 
     def to_dict(self) -> dict:
         return asdict(self)

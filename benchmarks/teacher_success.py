@@ -25,6 +25,7 @@ class Settings:
 
     episodes: int = 200
     noise: float = 0.0
+    flips: float = 0.05  # share of steps in which the gripper does the opposite, where there is noise
     suite: str = "core"
     family: str | None = None
     processes: int = 2
@@ -32,12 +33,12 @@ class Settings:
     failures: bool = False  # print the failed ones
 
 
-def run(job: tuple[str, str, int, float, float]) -> tuple[str, int, bool, int, str]:
+def run(job: tuple[str, str, int, float, float, float]) -> tuple[str, int, bool, int, str]:
     """One episode -> (family, seed, success, steps, instruction)."""
     from envs.tabletop.env import TabletopEnv
     from envs.tabletop.teacher import Teacher
 
-    suite, family, seed, noise, patience = job
+    suite, family, seed, noise, flips, patience = job
     key = (suite, family)
     if key not in _ENVS:
         _ENVS[key] = TabletopEnv(suite, family, pixels="lazy")
@@ -49,7 +50,7 @@ def run(job: tuple[str, str, int, float, float]) -> tuple[str, int, bool, int, s
         action = teacher.label(env.world).action.copy()
         if noise:
             action[:6] += rng.normal(0, noise, 6)
-            action[6] *= -1.0 if rng.random() < 0.05 else 1.0
+            action[6] *= -1.0 if rng.random() < flips else 1.0
         _, _, success, _, _ = env.step(action)
     return family, seed, success, env.world.steps, env.task_description
 
@@ -60,7 +61,7 @@ _ENVS: dict = {}
 def main(settings: Settings) -> None:
     families = (settings.family,) if settings.family else get_suite(settings.suite).families
     jobs = [
-        (settings.suite, family, seed, settings.noise, settings.patience)
+        (settings.suite, family, seed, settings.noise, settings.flips, settings.patience)
         for family in families
         for seed in range(settings.episodes)
     ]

@@ -140,18 +140,21 @@ class Sampler:
                 self._tables[segment.source] = table
         if not self.layout.writes_plans:
             return
-        # Targets: one row per distinct (memory, subtask, has a place).
+        # Targets: one row per distinct (memory, subtask, has a place, inventory).
         grounded = cache.target[:, 0] >= 0
-        triples = np.stack([cache.memory, cache.subtask, grounded], 1).astype(np.int64)
-        distinct, self._target_of = np.unique(triples, axis=0, return_inverse=True)
-        texts = [self._target_ids(*triple) for triple in distinct]
+        parts = np.stack([cache.memory, cache.subtask, grounded, cache.inventory], 1).astype(np.int64)
+        distinct, self._target_of = np.unique(parts, axis=0, return_inverse=True)
+        longest = next(s.length for s in self.layout.segments if s.target) + 1
+        texts = [self._target_ids(*row)[:longest] for row in distinct]
         self._target = np.zeros((len(texts), max(map(len, texts))), np.int64)
         for row, ids in zip(self._target, texts, strict=True):
             row[: len(ids)] = ids
 
-    def _target_ids(self, memory: int, subtask: int, grounded: int) -> list[int]:
+    def _target_ids(self, memory: int, subtask: int, grounded: int, inventory: int) -> list[int]:
+        """A plan up to <point> or <eos>; after it, for training only, what stands where."""
         words = f"Updated Memory: {self.cache.strings[memory]} Subtask: {self.cache.strings[subtask]}"
-        return self.tokenizer.ids(words) + [POINT if grounded else EOS]
+        plan = self.tokenizer.ids(words) + [POINT if grounded else EOS]
+        return plan + self.tokenizer.ids(self.cache.strings[inventory])
 
     def rng(self, step: int, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.process, step, stream, int(self.held_out)])

@@ -18,7 +18,7 @@ import multiprocessing
 import os
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from numpy.lib.format import open_memmap
 
 from backbone.errors import UserError
 from training.dataset import CAMERAS, DatasetReader, decode_png, episode_key
@@ -39,7 +38,8 @@ HELD_OUT = 0.03  # share of episodes for offline metrics
 SMALL = ("state", "chunk", "valid", "target", "instruction", "subtask", "memory", "past_memory")
 SMALL += ("step", "driver", "episode", "distance")
 THROUGH = ("through_valid", "through")  # written in this order
-TEXTS = ("instruction", "subtask", "memory", "past_memory")  # arrays of ids of strings
+LATER = (*THROUGH, "inventory")  # arrays that a shard may lack
+TEXTS = ("instruction", "subtask", "memory", "past_memory", "inventory")  # arrays of ids of strings
 
 
 def held_out(key: str, share: float = HELD_OUT) -> bool:
@@ -98,27 +98,37 @@ def _build(job: _Job) -> int:
         episodes.append(fields | {"number": number, "length": len(episode)})
 
     frames = sum(map(len, rows_of))
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    for name in parts:
-        np.save(temporary / f"{name}.npy", np.concatenate(parts[name]))
-    stacks = {
-        name: open_memmap(temporary / f"{name}.npy", "w+", np.uint8, (frames, *size, 3))
-        for name, size in CAMERAS.items()
-    }
+    pictures = {name: np.empty((frames, *size, 3), np.uint8) for name, size in CAMERAS.items()}
     at = 0
     for number, rows in zip(job.episodes, rows_of, strict=True):
         episode = reader.read(number, rows=rows)
-        for name, stack in stacks.items():
+        for name, stack in pictures.items():
             for k, data in enumerate(episode.images[name]):
                 stack[at + k] = decode_png(data)
         at += len(rows)
-    for stack in stacks.values():
-        stack.flush()
     meta = {"dataset": job.dataset, "frames": frames, "episodes": episodes, "strings": list(strings)}
+    write_shard(out, {name: np.concatenate(values) for name, values in parts.items()}, pictures, meta)
+    return frames
+
+
+def write_shard(
+    out: Path, arrays: Mapping[str, np.ndarray], pictures: Mapping[str, np.ndarray], meta: Mapping[str, Any]
+) -> None:
+    """A shard, whole or not at all."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    for name, values in (arrays | pictures).items():
+        np.save(temporary / f"{name}.npy", values)
     (temporary / "meta.json").write_text(json.dumps(meta))
     os.rename(temporary, out)
-    return frames
+
+
+def clear_leftovers(root: Path) -> None:
+    """Remove the halves of shards whose writer is gone."""
+    for leftover in root.glob(".*.tmp"):
+        writer = leftover.name.split(".")[-2]
+        if not (writer.isdigit() and Path(f"/proc/{writer}").exists()):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _complete(shard: Path, meta: dict[str, Any], reader: DatasetReader) -> None:
@@ -157,8 +167,7 @@ def build_cache(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    for leftover in out.glob(".*.tmp"):
-        shutil.rmtree(leftover)
+    clear_leftovers(out)
     shards = _shards(out)
     known = {(m["dataset"], e["number"]) for _, m in shards for e in m["episodes"]}
     total = sum(m["frames"] for _, m in shards)
@@ -207,7 +216,8 @@ class Cache:
     """A cache opened for training. Small arrays are in memory as attributes, pictures come through `images`.
 
     state (N, 8), chunk (N, 10, 7), valid (N, 10), target (N, 2), step, driver, distance (N,); instruction,
-    subtask, memory (N,) and past_memory (N, 12) are ids into `strings`; family (N,) into `families`;
+    subtask, memory, inventory (N,; "" if unknown) and past_memory (N, 12) are ids into `strings`; family (N,)
+    into `families`;
     episode (N,) counts through; held_out (N,) bool.
 
     datasets: only what comes from datasets with these folder names; max_frames: only the first so many.
@@ -236,7 +246,8 @@ class Cache:
         self.families: list[str] = []
         texts: dict[str, int] = {}
         families: dict[str, int] = {}
-        columns: dict[str, list[np.ndarray]] = {name: [] for name in (*SMALL, "family", "held_out")}
+        names = (*SMALL, "family", "held_out", "inventory")
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
         self._images: dict[str, list[np.ndarray]] = {name: [] for name in CAMERAS}
         through: dict[str, list[np.ndarray]] = {name: [] for name in THROUGH}
         starts, frames, episodes = [0], 0, 0
@@ -244,7 +255,11 @@ class Cache:
             if max_frames is not None and frames >= max_frames:
                 break
             small = {name: np.load(path / f"{name}.npy") for name in SMALL}
-            table = np.array([texts.setdefault(s, len(texts)) for s in meta["strings"]], np.int32)
+            strings = [*meta["strings"], ""]
+            table = np.array([texts.setdefault(s, len(texts)) for s in strings], np.int32)
+            small["inventory"] = np.full(meta["frames"], len(strings) - 1)
+            if (path / "inventory.npy").exists():
+                small["inventory"] = np.load(path / "inventory.npy")
             family = [families.setdefault(e["family"], len(families)) for e in meta["episodes"]]
             held = [held_out(episode_key(e["suite"], e["family"], e["seed"])) for e in meta["episodes"]]
             for name in TEXTS:

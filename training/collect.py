@@ -12,11 +12,12 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +38,8 @@ from training.statistics import describe_images
 
 if TYPE_CHECKING:
     from agent.policy import Policy
+    from envs.tabletop.teacher import Label
+    from envs.tabletop.world import World
 
 META_EVERY = 50  # episodes between two renewals of meta/
 MAX_SEED = 9_999_999  # evaluation seeds lie above: no scene of an evaluation is ever trained on
@@ -80,63 +83,89 @@ def plan_episodes(
     return jobs
 
 
-class Recorder:
-    """Records episodes, one after another, in one world. `policy` drives in turn with the teacher
-    (DAgger).
-    """
+class Row(NamedTuple):
+    """One control step: what the caller kept before it, what the teacher said, who did what."""
+
+    kept: Any
+    state: np.ndarray
+    label: Label
+    instruction: str
+    executed: np.ndarray
+    who: int
+    success: bool
+
+
+class Walker:
+    """Runs episodes, one after another, in one world. `policy` drives in turn with the teacher (DAgger)."""
 
     def __init__(self, policy: Policy | None = None):
+        from agent.loop import Agent
+        from agent.oracle import OraclePlanner
         from envs.tabletop.env import TabletopEnv
         from envs.tabletop.teacher import Teacher
 
-        self.policy, self.teacher, self.env = policy, Teacher(), TabletopEnv()
+        self.teacher, self.env = Teacher(), TabletopEnv(pixels="lazy")
+        self.agents: list[Agent] = []
+        if policy is not None:
+            oracle = OraclePlanner(self.env.world, self.teacher)
+            writes = policy.planner is not None
+            self.agents = [Agent(policy, "learned" if writes else "none")]
+            self.agents += [Agent(policy, oracle)] if writes else []
 
-    def episode(self, job: Job, max_steps: int | None = None) -> Episode:
-        """One episode, until it has been done for a while or its time is up."""
+    def walk(self, job: Job, keep: Callable[[World], Any], max_steps: int | None = None) -> list[Row]:
+        """One episode, until it has been done for a while or its time is up; `keep(world)` before each
+        step."""
         env, world, rng = self.env, self.env.world, np.random.default_rng([job.seed, 7])
         env.suite, env.family = job.suite, job.family  # one world serves all
-        moment, _ = env.reset(seed=job.seed)
+        env.reset(seed=job.seed)
         self.teacher.reset()
-        if self.policy is None:
-            driver: Bursts | Turns = Bursts(rng)
-        else:
-            self.policy.reset(job.seed)
-            driver = Turns(rng, self.policy, env.task_description)
-        rows: list[tuple] = []
-        pictures: dict[str, list[np.ndarray]] = {name: [] for name in CAMERAS}
+        driver: Bursts | Turns = Bursts(rng)
+        if self.agents:
+            driver = Turns(rng, self.agents[int(rng.integers(len(self.agents)))])
+        rows: list[Row] = []
         done, after = 0, int(rng.integers(*AFTER))
         last_event = max((event.at for event in env.task.events), default=0)
         for t in range(max_steps or env.task.max_steps):
             instruction, label = env.task_description, self.teacher.label(world)
-            action, who = driver.drive(world, label, Observation.from_env(moment, instruction))
-            for name, stack in pictures.items():
-                stack.append(moment["pixels"][name])
-            state, waiting = moment["agent_pos"], len(env._pending)
-            moment, _, _, _, info = env.step(action)
+            kept, state = keep(world), world.state_vector()
+            look = partial(self._look, instruction)
+            action, who = driver.drive(world, label, instruction, look)
+            waiting = len(env._pending)
+            _, _, _, _, info = env.step(action)
             if len(env._pending) < waiting and who == TEACHER:
                 who = DISTURBED  # something happened: what comes next does not follow from here
-            point = label.point if label.point is not None else (-1.0, -1.0)
-            texts = (instruction, label.subtask, label.memory)
-            rows.append((state, label.action, action, point, who, info["is_success"], *texts))
+            rows.append(Row(kept, state, label, instruction, action, who, info["is_success"]))
             done = done + 1 if label.subtask == "done" else 0
             if done > after and t > last_event:
                 break
-        state, action, executed, point, who, success, instruction, subtask, memory = zip(*rows, strict=True)
-        stacks = {name: np.stack(stack) for name, stack in pictures.items()}
+        return rows
+
+    def _look(self, instruction: str) -> Observation:
+        return Observation.from_env(self.env.look(), instruction)
+
+
+class Recorder(Walker):
+    """Records whole episodes, every frame with its pictures."""
+
+    def episode(self, job: Job, max_steps: int | None = None) -> Episode:
+        rows = self.walk(job, lambda world: world.observe()["pixels"], max_steps)
+        pictures, state, labels, instruction, executed, who, success = zip(*rows, strict=True)
+        stacks = {name: np.stack([p[name] for p in pictures]) for name in CAMERAS}
+        points = [(-1.0, -1.0) if label.point is None else label.point for label in labels]
         return Episode(
             seed=job.seed,
             suite=job.suite,
             family=job.family,
             images={name: [encode_png(image) for image in stack] for name, stack in stacks.items()},
             state=np.array(state, np.float32),
-            action=np.array(action, np.float32),
+            action=np.array([label.action for label in labels], np.float32),
             action_executed=np.array(executed, np.float32),
-            target=np.array(point, np.float32),
+            target=np.array(points, np.float32),
             driver=np.array(who, np.int64),
             success=np.array(success, bool),
             instruction=list(instruction),
-            subtask=list(subtask),
-            memory=list(memory),
+            subtask=[label.subtask for label in labels],
+            memory=[label.memory for label in labels],
             image_stats={name: describe_images(stack) for name, stack in stacks.items()},
         )
 
@@ -144,9 +173,8 @@ class Recorder:
 _recorder: Recorder | None = None
 
 
-def _start(checkpoint: str | None) -> None:
-    """A worker's first act: load what it needs, leave Ctrl-C to the parent, and end with it."""
-    global _recorder
+def leave_with_parent() -> None:
+    """For a worker process: leave Ctrl-C to the parent, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
 
@@ -156,6 +184,12 @@ def _start(checkpoint: str | None) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _start(checkpoint: str | None) -> None:
+    """A worker's first act: load what it needs."""
+    global _recorder
+    leave_with_parent()
     policy = None
     if checkpoint is not None:
         import torch

@@ -4,15 +4,16 @@ worth labelling."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backbone.errors import UserError
 from training.dataset import AGENT, DISTURBED, TEACHER
 
 if TYPE_CHECKING:
-    from agent.policy import Policy
+    from agent.loop import Agent
+    from backbone.observation import Observation
     from envs.tabletop.teacher import Label
     from envs.tabletop.world import World
 
@@ -25,15 +26,15 @@ class Bursts:
     Most bursts go through the arm (it drifts, shakes, turns, opens or closes the gripper), some push a block.
     """
 
-    needs_pictures = False
-
     def __init__(self, rng: np.random.Generator, clean: float = 0.2):
         self.rng = rng
         self.quiet = rng.random() < clean
         self.wait, self.left = int(rng.integers(3, 40)), 0
         self.kind, self.push, self.upward = "", np.zeros(7, np.float32), False
 
-    def drive(self, world: World, label: Label, observation: Any) -> tuple[np.ndarray, int]:
+    def drive(
+        self, world: World, label: Label, instruction: str, look: Callable[[], Observation]
+    ) -> tuple[np.ndarray, int]:
         """(action, who drove)."""
         over = label.subtask == "done" and world.task.family == "press"  # nothing undoes one press too many
         if self.quiet or (over and self.left == 0):
@@ -86,47 +87,43 @@ class Bursts:
 
 
 class Turns:
-    """DAgger: the agent drives 10 to 40 steps, the teacher 10 to 30, and so on.
+    """DAgger: the agent drives 10 to 40 steps (at times up to 100), the teacher 10 to 30, and so on.
 
-    The agent is what it is in use (it remembers its own memory while it drives), but each of its turns
-    starts from the teacher's memory, as if it had been driving all along and well.
+    The agent is what it is in use, loop and all. Each of its turns starts from the teacher's memory, as if it
+    had been driving all along and well. In half of the episodes the teacher writes its plans: what the
+    controller gets wrong under good plans is seldom seen under bad ones.
     """
 
-    needs_pictures = True
-
-    def __init__(self, rng: np.random.Generator, policy: Policy, instruction: str):
-        self.rng, self.policy = rng, policy
-        self.instruction = instruction
-        self.agent = bool(rng.random() < 0.8)
+    def __init__(self, rng: np.random.Generator, agent: Agent):
+        self.rng, self.agent = rng, agent
+        self.agents = bool(rng.random() < 0.8)
         self.left = self._length()
-        self.plan: Any = None
-        self.memory = ""
-        self.chunk: list[np.ndarray] = []
+        self.begun = False
+        self.instruction = self.memory = ""
 
     def _length(self) -> int:
-        return int(self.rng.integers(10, 41)) if self.agent else self._teachers()
+        if not self.agents:
+            return int(self.rng.integers(10, 31))
+        return int(self.rng.integers(*((40, 101) if self.rng.random() < 0.25 else (10, 41))))
 
-    def _teachers(self) -> int:
-        return int(self.rng.integers(10, 31))
-
-    def drive(self, world: World, label: Label, observation: Any) -> tuple[np.ndarray, int]:
-        """(action, who drove). observation: an Observation with the instruction of the moment."""
+    def drive(
+        self, world: World, label: Label, instruction: str, look: Callable[[], Observation]
+    ) -> tuple[np.ndarray, int]:
+        """(action, who drove)."""
         if self.left == 0:
-            self.agent = not self.agent
+            self.agents, self.begun = not self.agents, False
             self.left = self._length()
-            self.plan, self.chunk = None, []
         self.left -= 1
-        if not self.agent:
+        if not self.agents:
             self.memory = label.memory
             return label.action, TEACHER
-        if observation.instruction != self.instruction:
-            self.instruction, self.plan, self.chunk = observation.instruction, None, []
-        if not self.chunk:
-            try:
-                self.plan, chunk = self.policy.step(observation, self.memory, self.plan)
-            except UserError:  # an early policy can write a plan that is none: the teacher's turn
-                self.agent, self.left, self.plan = False, self._teachers(), None
-                return label.action, TEACHER
-            self.memory = self.plan.memory
-            self.chunk = list(chunk.actions[: int(self.rng.integers(4, len(chunk.actions)))])
-        return np.clip(self.chunk.pop(0), -1, 1).astype(np.float32), AGENT
+        if not self.begun:
+            self.agent.reset(instruction, int(self.rng.integers(2**31)))
+            self.agent.memory, self.begun = self.memory, True
+            self.agent.execute = int(self.rng.integers(4, 10))
+        elif instruction != self.instruction:
+            self.agent.say(instruction)
+        self.instruction = instruction
+        step = self.agent.step(look() if self.agent.needs_observation else None)
+        self.memory = self.agent.memory
+        return np.clip(step.action, -1, 1).astype(np.float32), AGENT

@@ -153,13 +153,10 @@ class Trainer:
 
     def _weighted(self, out: dict) -> torch.Tensor:
         """The network's own weighting of its losses times the run's weighting of the levels."""
-        c, p = self.config, self.bare.preset
-        weights = {
-            "text_loss": p.text_weight * c.planner_weight,
-            "point_loss": p.point_weight * c.planner_weight,
-            "flow_loss": p.flow_weight * c.controller_weight,
-        }
-        return sum(out[name] * weight for name, weight in weights.items() if name in out)
+        c = self.config
+        levels = {"flow_loss": c.controller_weight}
+        weights = self.bare.preset.loss_weights.items()
+        return sum(out[n] * w * levels.get(n, c.planner_weight) for n, w in weights if n in out)
 
     def _move(self, batch: Any) -> Any:
         if isinstance(batch, dict):

@@ -1,8 +1,8 @@
 """How the shipped checkpoint was made, as one command: `python -m training.recipe`.
 
-Demonstrations, a cache, training; then rounds of DAgger: the agent of the moment drives in turn with the
-teacher, the cache grows, training goes on. Every stage knows what it has done already, so the same command
-resumes after a kill wherever it was, and OUT/recipe.jsonl tells when each stage ended.
+Frames of simulated demonstrations, training; then rounds of DAgger: the agent of the moment drives in turn
+with the teacher, the cache grows, training goes on. Every stage knows what it has done already, so the same
+command resumes after a kill wherever it was, and OUT/recipe.jsonl tells when each stage ended.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import tyro
 from backbone.errors import UserError
 from training.beside import on_processes
 from training.cache import Cache, build_cache
-from training.collect import collect
 from training.loop import Config, train
+from training.simulate import simulate
 
 ROUND = 1_000_000  # seeds between two rounds
 
@@ -31,17 +31,19 @@ class Recipe:
     """The stages' sizes.
 
     Args:
-        out: where everything goes: data, cache, run.
-        episodes: demonstrations.
+        out: where everything goes: cache and run.
+        episodes: demonstrations that are simulated.
         suites: taken in turn.
+        datasets: recorded datasets (`steersman collect`) whose frames are added.
+        frames: of those datasets, at most.
         preset: the network: nano, or nano_flat, the baseline without a planner.
+        init: a checkpoint to start from instead of random weights.
+        init_episodes: simulated before any training, with the agent of `init` driving in turn.
         minutes: training before the first round.
         rounds: of DAgger.
-        round_episodes: recorded in each.
+        round_episodes: simulated in each.
         round_minutes: training after each; the last has `final_minutes` on top, in which the rate falls.
         final_minutes: see above.
-        frames: in the cache for the demonstrations; each round adds up to `round_frames`.
-        round_frames: see above.
         batches: samples of a planner's and of a controller's batch in each process.
         last_batches: the same in the last training, if they should differ (one level may need more).
         processes: for all stages.
@@ -49,17 +51,19 @@ class Recipe:
     """
 
     out: Path = Path("runs/nano")
-    episodes: int = 3600
-    suites: tuple[str, ...] = ("core", "core", "long", "memory", "correction", "perturbed")
+    episodes: int = 12_800
+    suites: tuple[str, ...] = ("core", "core", "core", "core", "memory", "correction", "perturbed", "long")
+    datasets: tuple[Path, ...] = ()
+    frames: int = 60_000
     preset: str = "nano"
-    minutes: float = 60.0
+    init: str | None = None
+    init_episodes: int = 0
+    minutes: float = 45.0
     rounds: int = 2
-    round_episodes: int = 480
+    round_episodes: int = 2048
     round_minutes: float = 20.0
-    final_minutes: float = 30.0
-    frames: int = 130_000
-    round_frames: int = 25_000
-    batches: tuple[int, int] = (16, 32)
+    final_minutes: float = 25.0
+    batches: tuple[int, int] = (24, 16)
     last_batches: tuple[int, int] | None = None
     processes: int = min(2, os.cpu_count() or 1)
     seed: int = 0
@@ -71,9 +75,9 @@ class Recipe:
 
 def follow(recipe: Recipe) -> Path:
     """Do what is not done yet; returns the policy's directory. UserError if a stage cannot be done."""
-    out = recipe.out
+    out, cache = recipe.out, recipe.out / "cache"
     out.mkdir(parents=True, exist_ok=True)
-    policy, datasets = out / "run/policy", [out / "data/demonstrations"]
+    policy = out / "run/policy"
 
     def note(stage: str, **facts: object) -> None:
         line = {"stage": stage, "time": time.strftime("%Y-%m-%d %H:%M:%S")} | facts
@@ -81,15 +85,20 @@ def follow(recipe: Recipe) -> Path:
             file.write(json.dumps(line) + "\n")
         print(f"== {stage}  " + "  ".join(f"{k} {v}" for k, v in facts.items()), flush=True)
 
-    def teach(stage: str, until: float, frames: int) -> None:
-        build_cache(datasets, out / "cache", frames, recipe.processes)
-        note(f"cache for {stage}", holds=Cache(out / "cache", touch=False).summary())
+    def frames(stage: str, name: str, episodes: int, seed: int, checkpoint: str | None = None) -> None:
+        simulate(
+            cache, recipe.suites, episodes, seed, checkpoint=checkpoint, name=name, workers=recipe.processes
+        )
+        note(stage, episodes=episodes, cache=Cache(cache, touch=False).summary())
+
+    def teach(stage: str, until: float) -> None:
         final = until >= recipe.total_minutes and recipe.last_batches
         planner_batch, controller_batch = recipe.last_batches if final else recipe.batches
         config = Config(
-            cache=out / "cache",
+            cache=cache,
             out=out / "run",
             preset=recipe.preset,
+            init=recipe.init,
             minutes=recipe.total_minutes,
             until=until,
             planner_batch=planner_batch,
@@ -108,24 +117,19 @@ def follow(recipe: Recipe) -> Path:
         note(stage, minutes=until)
 
     note("recipe", **{k: str(v) for k, v in asdict(recipe).items()})
-    writer = collect(datasets[0], recipe.suites, recipe.episodes, recipe.seed, workers=recipe.processes)
-    note("demonstrations", episodes=len(writer.episodes), frames=writer.frames)
-    until, frames = recipe.minutes, recipe.frames
-    last = recipe.total_minutes
-    teach("first training", until if recipe.rounds else last, frames)
+    frames("demonstrations", "demonstrations", recipe.episodes, recipe.seed)
+    if recipe.datasets:
+        room = len(Cache(cache, touch=False)) + recipe.frames
+        build_cache(recipe.datasets, cache, room, recipe.processes)
+    if recipe.init and recipe.init_episodes:
+        frames("round 0", "dagger-0", recipe.init_episodes, recipe.seed + 9 * ROUND // 10, recipe.init)
+    until, last = recipe.minutes, recipe.total_minutes
+    teach("first training", until if recipe.rounds else last)
     for number in range(1, recipe.rounds + 1):
-        datasets.append(out / f"data/dagger-{number}")
-        writer = collect(
-            datasets[-1],
-            recipe.suites,
-            recipe.round_episodes,
-            recipe.seed + number * ROUND,
-            checkpoint=str(policy),
-            workers=recipe.processes,
-        )
-        note(f"round {number}", episodes=len(writer.episodes), frames=writer.frames)
-        until, frames = until + recipe.round_minutes, frames + recipe.round_frames
-        teach(f"training {number}", last if number == recipe.rounds else until, frames)
+        seed = recipe.seed + number * ROUND
+        frames(f"round {number}", f"dagger-{number}", recipe.round_episodes, seed, str(policy))
+        until += recipe.round_minutes
+        teach(f"training {number}", last if number == recipe.rounds else until)
     return policy
 
 

@@ -49,14 +49,17 @@ def fits(asked: Asked, task: Task) -> bool:
     if what == BY_COLOR:
         others_stay = not set(p["others"]) & set(p["bins"])
         return others_stay and all(c == b for c, b in p["moves"])
-    return what == {
-        "sort": lambda: frozenset(p["moves"]),
-        "stack": lambda: tuple(p["tower"]),
-        "stow": lambda: frozenset(p["blocks"]),
-        "clear": lambda: "all",
-        "swap": lambda: frozenset(c for c, _ in p["places"]),
-        "press": lambda: tuple(p["sequence"]),
-    }[family]()
+    return (
+        what
+        == {
+            "sort": lambda: frozenset(p["moves"]),
+            "stack": lambda: tuple(p["tower"]),
+            "stow": lambda: frozenset(p["blocks"]),
+            "clear": lambda: "all",
+            "swap": lambda: frozenset(c for c, _ in p["places"]),
+            "press": lambda: tuple(p["sequence"]),
+        }[family]()
+    )
 
 
 def scenes(asked: Asked, suite: str = "core", limit: int = 20_000) -> Iterator[int]:

@@ -1,0 +1,111 @@
+"""Frames straight from the simulator: what a shard holds is what the world and the teacher say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from backbone import losses
+from backbone.errors import UserError
+from backbone.tokenizer import EOS, POINT, Tokenizer
+from envs.tabletop.env import TabletopEnv
+from envs.tabletop.inventory import inventory
+from envs.tabletop.language import COLORS, all_words
+from envs.tabletop.teacher import Teacher
+from training.batches import Jitter, Sampler
+from training.cache import Cache
+from training.collect import Job
+from training.simulate import Simulator, simulate
+
+
+@pytest.fixture(scope="module")
+def simulator():
+    return Simulator(share=0.2)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cache")
+    arguments = {"suites": ("core",), "episodes": 12, "seed": 300, "workers": 1, "quiet": True}
+    frames = simulate(out, **arguments)
+    assert simulate(out, **arguments) == 0, "what is there is not made again"
+    cache = Cache(out)
+    assert len(cache) == frames
+    return cache
+
+
+@pytest.mark.parametrize("family", ["clear", "swap"])
+def test_a_frame_shows_its_moment(simulator, family):
+    """The pictures, drawn afterwards, are those of the episode as it ran."""
+    job = Job("core", family, 321)
+    frames = simulator.frames(job)
+    rows = simulator.walk(job, lambda world: world.observe()["pixels"])
+    assert frames["step"][0] == 0 and len(set(frames["step"])) == len(frames["step"])
+    for k, t in enumerate(frames["step"]):
+        assert np.array_equal(frames["front"][k], rows[t].kept["front"])
+        assert np.array_equal(frames["wrist"][k], rows[t].kept["wrist"])
+        assert frames["subtask"][k] == rows[t].label.subtask
+
+
+def test_every_chunk_is_whole_and_the_teachers(simulator):
+    """Also after a frame that a disturbance follows: the teacher is rolled out from there."""
+    env, teacher = TabletopEnv(), Teacher()
+    frames = simulator.frames(Job("core", "sort", 305))
+    assert np.all(frames["valid"]) and np.all(frames["through_valid"])
+    env.family = "sort"
+    env.reset(seed=305)
+    for k in range(10):
+        action = teacher.label(env.world).action
+        assert np.allclose(frames["through"][0][k], action, atol=1e-5)
+        env.step(action)
+
+
+def test_before_a_swap_begins_one_look_tells_what_to_remember(simulator):
+    frames = simulator.frames(Job("core", "swap", 306))
+    late = [lags for lags, step in zip(frames["past_memory"], frames["step"], strict=True) if step > 12]
+    assert all("nothing" not in lags for lags in late[-2:])
+    memory = frames["memory"][0]
+    assert memory != "nothing" and set(frames["past_memory"][0]) == {"nothing"}
+    assert any(set(lags) == {"nothing", memory} for lags in frames["past_memory"])
+
+
+def test_the_inventory_says_what_stands_where():
+    env, teacher = TabletopEnv(family="clear"), Teacher()
+    env.reset(seed=10_000_003)
+    blocks = [c for c in COLORS if c in env.world.scene.blocks]
+    assert inventory(env.world) == " ".join(f"{c} table" for c in blocks)
+    said = set()
+    for _ in range(env.task.max_steps):
+        said.add(inventory(env.world))
+        if env.step(teacher.label(env.world).action)[2]:
+            break
+    assert inventory(env.world) == " ".join(f"{c} box" for c in blocks)
+    assert any(f"{blocks[0]} up" in text for text in said)
+    assert {word for text in said for word in text.split()} <= set(all_words())
+
+
+def test_the_inventory_is_taught_after_the_plan(cache):
+    tokenizer = Tokenizer.from_words(all_words())
+    sampler = Sampler(cache, tokenizer, jitter=Jitter(images=0))
+    batch = sampler.planner(0, 16)
+    rows = sampler.planner_rows(16, sampler.rng(0, 0))
+    for ids, row in zip(batch["target_ids"].tolist(), rows, strict=True):
+        end = next(k for k, i in enumerate(ids) if i in (POINT, EOS))
+        said = tokenizer.decode([i for i in ids[end + 1 :] if i])
+        assert said and cache.strings[cache.inventory[row]].startswith(said)
+
+
+def test_the_inventory_counts_by_itself():
+    """A wrong word after the plan's end leaves the plan right."""
+    target = torch.tensor([[11, 12, POINT, 13, 14], [11, EOS, 13, 0, 0]])
+    logits = torch.nn.functional.one_hot(target, 20) * 50.0
+    logits[0, 3] = 0
+    out = losses.text(logits, target, torch.ones(2))
+    assert out["text_accuracy"] == 1 and out["text_loss"] < 1e-4
+    assert out["inventory_loss"] > 0.5 and out["inventory_accuracy"] == pytest.approx(2 / 3)
+
+
+def test_a_share_that_is_none(tmp_path):
+    with pytest.raises(UserError, match="share: expected"):
+        simulate(tmp_path, episodes=2, share=0.0)

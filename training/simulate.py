@@ -1,0 +1,273 @@
+"""Frames for training, straight from the simulator into the cache: a few of each of very many episodes.
+
+A planner learns a scene by heart when it sees a hundred frames of it, so what it needs is scenes. Here an
+episode runs without pictures; afterwards a few of its moments are restored and drawn. Where something else
+than the teacher drove next, the teacher is rolled out from the moment itself, so every frame has a whole
+chunk, whoever led there.
+
+    python -m training.simulate --out data/cache --episodes 12000
+
+A shard is a pure function of its arguments (and the checkpoint, if one drives) and is renamed into place when
+whole: the same command again makes what is missing.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import tyro
+
+from backbone.errors import UserError
+from training.cache import LATER, SMALL, clear_leftovers, write_shard
+from training.collect import Job, Walker, leave_with_parent, plan_episodes
+from training.dataset import AGENT, CAMERAS, TEACHER
+from training.labels import DONE, HORIZON, NOTHING, chunk_labels, past_memory, switch_distance
+from training.progress import Bar
+
+if TYPE_CHECKING:
+    from agent.policy import Policy
+
+GROUP = 256  # episodes in a shard
+SHARE, LEAST, MOST = 0.1, 6, 20  # frames kept of an episode
+NEAR, BOOST = 5, 2.0  # frames so near a switch are kept more often
+
+
+@dataclass(frozen=True)
+class _Group:
+    name: str
+    jobs: tuple[Job, ...]
+    out: str
+
+
+class Simulator(Walker):
+    """Makes the rows of a shard (see `Cache` for what they hold)."""
+
+    def __init__(self, policy: Policy | None = None, share: float = SHARE):
+        super().__init__(policy)
+        self.share = share
+
+    def frames(self, job: Job) -> dict[str, Any]:
+        """The chosen frames of one episode: pictures, arrays, and texts as lists."""
+        from envs.tabletop.inventory import inventory
+
+        world = self.env.world
+        rows = self.walk(job, lambda world: world.save())
+        labels = [row.label for row in rows]
+        instruction = [row.instruction for row in rows]
+        subtask, memory = [label.subtask for label in labels], [label.memory for label in labels]
+        driver = np.array([row.who for row in rows], np.int8)
+        action = np.array([label.action for label in labels], np.float32)
+        ids = {text: n for n, text in enumerate({NOTHING: 0} | dict.fromkeys(memory))}
+        past = past_memory(np.array([ids[text] for text in memory]), ids[NOTHING])
+        distance = switch_distance(_numbers(instruction), _numbers(subtask), _numbers(memory))
+        chosen = self._choose(distance, driver, np.random.default_rng([job.seed, 11]))
+        known = self._chunks(action, driver, subtask)
+        texts = list(ids)
+        out: dict[str, list] = {name: [] for name in (*SMALL, *LATER, *CAMERAS)}
+        for t in chosen:
+            world.restore(rows[t].kept)
+            pixels = world.observe()["pixels"]
+            for name in CAMERAS:
+                out[name].append(pixels[name])
+            lags = [texts[i] for i in past[t]]
+            if job.family == "swap" and world.task.progress(world) == 0:
+                lags[::2] = [NOTHING] * len(lags[::2])  # before it began, one look tells what to remember
+            out["inventory"].append(inventory(world))
+            whole = known[1][t].all() and known[3][t].all()
+            chunks = [part[t] for part in known] if whole else self._roll_out()
+            for name, part in zip(("chunk", "valid", "through", "through_valid"), chunks, strict=True):
+                out[name].append(part)
+            out["past_memory"].append(lags)
+        points = [(-1.0, -1.0) if label.point is None else label.point for label in labels]
+        out |= {
+            "state": [rows[t].state for t in chosen],
+            "target": [points[t] for t in chosen],
+            "instruction": [instruction[t] for t in chosen],
+            "subtask": [subtask[t] for t in chosen],
+            "memory": [memory[t] for t in chosen],
+            "step": list(chosen),
+            "driver": list(driver[chosen]),
+            "distance": list(distance[chosen]),
+            "length": len(rows),
+            "solved": rows[-1].success,
+        }
+        return out
+
+    def _choose(self, distance: np.ndarray, driver: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The first frame and a random few, those near a switch and those an agent led to more often."""
+        count = min(len(distance), int(np.clip(self.share * len(distance), LEAST, MOST)))
+        weight = np.where(distance <= NEAR, BOOST, 1.0) * np.where(driver == AGENT, 2.0, 1.0)
+        weight[0] = 0
+        rest = rng.choice(len(weight), count - 1, replace=False, p=weight / weight.sum())
+        return np.sort(np.concatenate([[0], rest]))
+
+    def _chunks(self, action: np.ndarray, driver: np.ndarray, subtask: Sequence[str]) -> tuple:
+        """(chunk, valid, through, through_valid) of all frames, as far as they are known."""
+        ids = _numbers(subtask)
+        done = int(ids[list(subtask).index(DONE)]) if DONE in subtask else -1
+        holding = chunk_labels(action, driver, ids, done)
+        return (*holding, *chunk_labels(action, driver, ids, done, through=True))
+
+    def _roll_out(self) -> list[np.ndarray]:
+        """The same for the present moment, by letting the teacher drive from here."""
+        world, actions, subtasks = self.env.world, [], []
+        for _ in range(HORIZON):
+            label = self.teacher.label(world)
+            actions.append(label.action)
+            subtasks.append(label.subtask)
+            world.step(label.action)
+        driver = np.full(HORIZON, TEACHER)
+        return [part[0] for part in self._chunks(np.array(actions, np.float32), driver, subtasks)]
+
+
+def _numbers(texts: Sequence[str]) -> np.ndarray:
+    return np.unique(list(texts), return_inverse=True)[1]
+
+
+_simulator: Simulator | None = None
+
+
+def _start(checkpoint: str | None, share: float) -> None:
+    """A worker's first act."""
+    global _simulator
+    leave_with_parent()
+    policy = None
+    if checkpoint is not None:
+        import torch
+
+        from agent.policy import Policy
+
+        torch.set_num_threads(1)
+        policy = Policy.from_pretrained(checkpoint)
+    _simulator = Simulator(policy, share)
+
+
+def _make(group: _Group) -> tuple[int, int]:
+    """Write one shard; returns its frames and how many of its episodes were solved."""
+    assert _simulator is not None
+    strings: dict[str, int] = {NOTHING: 0}
+
+    def ids(texts: Any) -> np.ndarray:
+        return np.array([strings.setdefault(text, len(strings)) for text in np.ravel(texts)], np.int32)
+
+    columns: dict[str, list] = {name: [] for name in (*SMALL, *LATER, *CAMERAS)}
+    episodes, solved = [], 0
+    for place, job in enumerate(group.jobs):
+        frames = _simulator.frames(job)
+        solved += bool(frames["solved"])
+        for name in columns:
+            columns[name] += [place] * len(frames["step"]) if name == "episode" else frames[name]
+        fields = {"suite": job.suite, "family": job.family, "seed": job.seed}
+        episodes.append(fields | {"number": place, "length": frames["length"]})
+    pictures = {name: np.stack(columns.pop(name)) for name in CAMERAS}
+    arrays = {}
+    for name, values in columns.items():
+        if name == "past_memory":
+            arrays[name] = ids(values).reshape(len(values), -1)
+        elif isinstance(values[0], str):
+            arrays[name] = ids(values)
+        else:
+            kind = np.array(values).dtype.kind
+            arrays[name] = np.array(values, {"f": np.float32, "b": bool, "i": np.int32}[kind])
+    frames = len(arrays["step"])
+    meta = {"dataset": group.name, "frames": frames, "episodes": episodes, "strings": list(strings)}
+    write_shard(Path(group.out), arrays, pictures, meta)
+    return frames, solved
+
+
+def simulate(
+    out: str | Path,
+    suites: Sequence[str] = ("core",),
+    episodes: int = 6000,
+    seed: int = 0,
+    families: Sequence[str] | None = None,
+    checkpoint: str | None = None,
+    name: str = "simulated",
+    share: float = SHARE,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> int:
+    """Add to the cache `out` what it lacks of these episodes (see `plan_episodes`). Returns the new frames.
+
+    checkpoint: a policy that drives in turn with the teacher (DAgger). share: frames kept of an episode.
+    """
+    out = Path(out)
+    if not 0 < share <= 1:
+        raise UserError(f"share: expected a share of the frames in (0, 1], got {share}")
+    jobs = plan_episodes(suites, episodes, seed, families)
+    if checkpoint is not None:
+        from backbone import checkpoint as checkpoints
+
+        checkpoint = str(checkpoints.find(checkpoint))
+    out.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(out)
+    groups = []
+    for first in range(0, len(jobs), GROUP):
+        part = tuple(jobs[first : first + GROUP])
+        mark = zlib.crc32(f"{part} {share} {checkpoint is None}".encode()) & 0xFFFF
+        folder = out / f"{name}-{mark:04x}-{part[0].seed:07d}"
+        if not folder.exists():
+            groups.append(_Group(name, part, str(folder)))
+    frames = solved = done = 0
+    context = multiprocessing.get_context("spawn")
+    count = max(1, min(workers or os.cpu_count() or 1, len(groups)))
+    with (
+        Bar("simulate", len(groups), quiet=quiet) as bar,
+        ProcessPoolExecutor(count, context, initializer=_start, initargs=(checkpoint, share)) as pool,
+    ):
+        waiting = {pool.submit(_make, group): group for group in groups}
+        try:
+            for n, future in enumerate(as_completed(waiting)):
+                more, good = future.result()
+                frames, solved, done = frames + more, solved + good, done + len(waiting[future].jobs)
+                bar.update(n + 1, f"{frames} frames of {done} episodes, {solved / done:.0%} solved")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return frames
+
+
+def main(
+    out: Path = Path("data/cache"),
+    suites: tuple[str, ...] = ("core",),
+    episodes: int = 6000,
+    seed: int = 0,
+    families: Annotated[tuple[str, ...] | None, tyro.conf.arg(help="of each suite")] = None,
+    checkpoint: str | None = None,
+    name: str = "simulated",
+    share: float = SHARE,
+    workers: int | None = None,
+) -> int:
+    """Simulate episodes and add a few frames of each to a training cache.
+
+    Args:
+        out: the cache.
+        suites: taken in turn; name one twice for twice the share.
+        episodes: how many.
+        seed: of the first; the following count up.
+        checkpoint: a policy that drives in turn with the teacher (DAgger).
+        name: under which `--datasets` finds these frames.
+        share: of an episode's frames that is kept.
+        workers: processes; all cores by default.
+    """
+    simulate(out, suites, episodes, seed, families, checkpoint, name, share, workers)
+    from training.cache import Cache
+
+    print(Cache(out, touch=False).summary())
+    return 0
+
+
+if __name__ == "__main__":
+    import sys
+
+    from steersman.cli import run
+
+    sys.exit(run("training.simulate", "training.simulate", sys.argv[1:]))
