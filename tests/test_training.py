@@ -13,7 +13,7 @@ from envs.tabletop.language import all_words
 from training.batches import Jitter, Prefetch, Sampler, jitter_images, kind_of
 from training.cache import Cache, build_cache
 from training.dataset import DatasetReader, DatasetWriter, decode_png
-from training.loop import Config, Trainer
+from training.loop import LEAST_RANGE, Config, Trainer, action_range
 from training.schedule import Average, learning_rate
 
 
@@ -182,8 +182,16 @@ def test_a_run_leaves_a_policy_with_the_averaged_weights(cache, tmp_path):
     assert '"held_out"' in lines and "flow_loss" in lines and "text_loss" not in lines
     again = small_run(cache.root, tmp_path / "next", init=str(tmp_path / "run/policy"))
     assert torch.equal(next(again.bare.parameters()), parameter)
+    with pytest.raises(UserError, match="preset: expected 'nano'"):
+        small_run(cache.root, tmp_path / "other", init=str(tmp_path / "run/policy"), preset="nano_flat")
     with pytest.raises(UserError, match="--minutes or --steps"):
         Config()
+
+
+def test_what_hardly_moves_is_not_blown_up():
+    actions = np.random.default_rng(0).normal(0, [0.5, 0.005], (5000, 2))
+    low, high = action_range(actions)
+    assert high[0] - low[0] > 2 and high[1] - low[1] == pytest.approx(LEAST_RANGE)
 
 
 def test_the_rate_warms_up_and_falls_and_averages_follow():

@@ -17,7 +17,8 @@ class Config:
     Args:
         cache: the training cache, built by `python -m training.cache`.
         out: where the run lives; a run that is there already is resumed.
-        preset: the network, by name: nano, or nano_flat (no planner: the instruction in the subtask's place).
+        preset: the network, by name: nano (also without a word), or nano_flat (no planner: the instruction in
+            the subtask's place).
         init: a checkpoint to start from (a directory or name) instead of random weights.
         minutes: training time, all sessions of this run together.
         steps: optimiser steps.
@@ -40,7 +41,7 @@ class Config:
 
     cache: Path = Path("data/cache")
     out: Path = Path("runs/nano")
-    preset: str = "nano"
+    preset: str | None = None
     init: str | None = None
     minutes: float | None = None
     steps: int | None = None

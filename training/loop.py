@@ -35,6 +35,7 @@ from training.schedule import Average, learning_rate
 
 AGREE = 10  # steps between two agreements of the processes on how far the run is and whether to stop
 HELD_OUT_BATCHES = 4
+LEAST_RANGE = 0.4  # of an action dimension, full scale being 2
 
 
 def new_network(config: Config, cache: Cache) -> tuple[Network, Tokenizer]:
@@ -43,18 +44,32 @@ def new_network(config: Config, cache: Cache) -> tuple[Network, Tokenizer]:
         from backbone import checkpoint
 
         network, tokenizer = checkpoint.load(config.init)
+        if config.preset not in (None, network.preset.name):
+            name = network.preset.name
+            raise UserError(f"preset: expected '{name}', that of --init {config.init}, got '{config.preset}'")
         return network.train(), tokenizer
     from envs.tabletop.language import all_words
 
     tokenizer = Tokenizer.from_words(all_words())
     torch.manual_seed(config.seed)
-    network = Network(preset(config.preset, words=tokenizer.words, vocabulary=tokenizer.fingerprint))
+    known = {"words": tokenizer.words, "vocabulary": tokenizer.fingerprint}
+    network = Network(preset(config.preset or "nano", **known))
     train = ~cache.held_out
     network.state_norm.set_quantiles(*np.quantile(cache.state[train], [0.01, 0.99], axis=0))
     chunk, valid = cache.chunks(through=not network.layout.reads_plans)
-    actions = chunk[train][valid[train]]
-    network.action_norm.set_quantiles(*np.quantile(actions, [0.01, 0.99], axis=0))
+    network.action_norm.set_quantiles(*action_range(chunk[train][valid[train]]))
     return network, tokenizer
+
+
+def action_range(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, A) -> what becomes -1 and 1: the quantiles 0.01 and 0.99, at least LEAST_RANGE apart.
+
+    A dimension that hardly ever moves (roll, pitch) would else be blown up: its jitter would weigh as much as
+    the motion that matters, and its rare corrections, at 30 times the range, more than all of it.
+    """
+    low, high = np.quantile(actions, [0.01, 0.99], axis=0)
+    middle, half = (low + high) / 2, np.maximum((high - low) / 2, LEAST_RANGE / 2)
+    return middle - half, middle + half
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -21,9 +21,10 @@ from backbone.errors import UserError
 from training.beside import on_processes
 from training.cache import Cache, build_cache
 from training.loop import Config, train
-from training.simulate import simulate
+from training.simulate import SHARE, simulate
 
 ROUND = 1_000_000  # seeds between two rounds
+ROUND_SHARE = 0.15  # an agent's episode costs more, so more of its frames are kept
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ def follow(recipe: Recipe) -> Path:
         print(f"== {stage}  " + "  ".join(f"{k} {v}" for k, v in facts.items()), flush=True)
 
     def frames(stage: str, name: str, episodes: int, seed: int, checkpoint: str | None = None) -> None:
-        simulate(
-            cache, recipe.suites, episodes, seed, checkpoint=checkpoint, name=name, workers=recipe.processes
-        )
+        share = ROUND_SHARE if checkpoint else SHARE
+        workers = recipe.processes
+        simulate(cache, recipe.suites, episodes, seed, None, checkpoint, name, share, workers)
         note(stage, episodes=episodes, cache=Cache(cache, touch=False).summary())
 
     def teach(stage: str, until: float) -> None:

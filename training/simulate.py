@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from agent.policy import Policy
 
 GROUP = 256  # episodes in a shard
-SHARE, LEAST, MOST = 0.1, 6, 20  # frames kept of an episode
+SHARE, LEAST, MOST = 0.1, 6, 30  # frames kept of an episode
 NEAR, BOOST = 5, 2.0  # frames so near a switch are kept more often
 
 
