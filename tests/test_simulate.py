@@ -16,12 +16,13 @@ from envs.tabletop.teacher import Teacher
 from training.batches import Jitter, Sampler
 from training.cache import Cache
 from training.collect import Job
+from training.dataset import DISTURBED
 from training.simulate import Simulator, simulate
 
 
 @pytest.fixture(scope="module")
 def simulator():
-    return Simulator(share=0.2)
+    return Simulator(share=0.2, detours=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,18 @@ def test_before_a_swap_begins_one_look_tells_what_to_remember(simulator):
     memory = frames["memory"][0]
     assert memory != "nothing" and set(frames["past_memory"][0]) == {"nothing"}
     assert any(set(lags) == {"nothing", memory} for lags in frames["past_memory"])
+
+
+def test_a_detour_shows_a_resting_hand_with_work_left():
+    frames = Simulator(share=0.2, detours=1.0).frames(Job("core", "clear", 307))
+    resting = [k for k, who in enumerate(frames["driver"]) if who == DISTURBED]
+    assert len(resting) >= 3
+    for k in resting:
+        assert frames["subtask"][k] != "done" and frames["valid"][k].all()
+    highest = max(frames["state"][k][2] for k in resting)
+    assert highest > 0.17 and all(
+        frames["state"][k][6] > 0.03 for k in resting if frames["state"][k][2] > 0.17
+    )
 
 
 def test_the_inventory_says_what_stands_where():

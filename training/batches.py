@@ -19,7 +19,7 @@ from backbone.layout import Layout
 from backbone.presets import NANO_LAYOUT
 from backbone.tokenizer import EOS, LOC_BINS, PAD, POINT, Tokenizer
 from training.cache import Cache
-from training.dataset import TEACHER
+from training.dataset import AGENT, TEACHER
 
 NEAR = 4  # frames to a switch that count as near
 COLOURS = {"red", "green", "blue", "yellow", "purple", "orange"}
@@ -102,6 +102,7 @@ class Sampler:
         process: int = 0,
         jitter: Jitter | None = None,
         near_boost: float = 2.0,
+        agent_boost: float = 1.0,
         held_out: bool = False,
         layout: Layout = NANO_LAYOUT,
     ):
@@ -117,6 +118,7 @@ class Sampler:
         ]
         weights = _balance(cache.family) * _balance(kind)
         weights = weights * np.where(cache.distance <= NEAR, near_boost, 1.0)
+        weights = weights * np.where(cache.driver == AGENT, agent_boost, 1.0)
         rows = np.flatnonzero(side)
         self.planner_rows = Draw(rows, np.ones(len(rows)) if held_out else weights[rows])
         # A chunk of which only the first action is known teaches less than a whole one.

@@ -34,6 +34,8 @@ class Config:
         validate_minutes: between two looks at the held-out episodes.
         evaluate_minutes: between two closed-loop evaluations in a process beside; 0 for none.
         evaluate_episodes: episodes of each of those.
+        near_boost: how much more often frames near a switch of the plan are drawn.
+        agent_boost: the same for states that the agent itself led to (DAgger).
         datasets: use only what the cache holds of these datasets, by their folders' names.
         max_frames: use only the first so many frames of the cache.
         touch: read all pictures once at the start, so that they are in memory.
@@ -60,6 +62,7 @@ class Config:
     precision: Literal["no", "bf16"] = "bf16"
     seed: int = 0
     near_boost: float = 2.0
+    agent_boost: float = 2.5
     jitter: Jitter = field(default_factory=Jitter)
     save_minutes: float = 5.0
     validate_minutes: float = 5.0

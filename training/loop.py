@@ -116,8 +116,9 @@ class Trainer:
         self.bare = self.accelerator.unwrap_model(self.network)
         self.average = Average(self.bare.parameters(), config.average)
         process = self.accelerator.process_index
+        boosts = {"near_boost": config.near_boost, "agent_boost": config.agent_boost}
         self.sampler = Sampler(
-            cache, self.tokenizer, config.seed, process, config.jitter, config.near_boost, layout=layout
+            cache, self.tokenizer, config.seed, process, config.jitter, layout=layout, **boosts
         )
         self.held_out: Sampler | None = None
         if cache.held_out.any():

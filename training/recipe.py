@@ -89,7 +89,7 @@ def follow(recipe: Recipe) -> Path:
     def frames(stage: str, name: str, episodes: int, seed: int, checkpoint: str | None = None) -> None:
         share = ROUND_SHARE if checkpoint else SHARE
         workers = recipe.processes
-        simulate(cache, recipe.suites, episodes, seed, None, checkpoint, name, share, workers)
+        simulate(cache, recipe.suites, episodes, seed, None, checkpoint, name, share, workers=workers)
         note(stage, episodes=episodes, cache=Cache(cache, touch=False).summary())
 
     def teach(stage: str, until: float) -> None:

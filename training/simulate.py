@@ -28,15 +28,17 @@ import tyro
 from backbone.errors import UserError
 from training.cache import LATER, SMALL, clear_leftovers, write_shard
 from training.collect import Job, Walker, leave_with_parent, plan_episodes
-from training.dataset import AGENT, CAMERAS, TEACHER
+from training.dataset import AGENT, CAMERAS, DISTURBED, TEACHER
 from training.labels import DONE, HORIZON, NOTHING, chunk_labels, past_memory, switch_distance
 from training.progress import Bar
 
 if TYPE_CHECKING:
     from agent.policy import Policy
+    from envs.tabletop.teacher import Label
 
 GROUP = 256  # episodes in a shard
 SHARE, LEAST, MOST = 0.1, 6, 30  # frames kept of an episode
+DETOURS = 0.2
 NEAR, BOOST = 5, 2.0  # frames so near a switch are kept more often
 
 
@@ -50,56 +52,74 @@ class _Group:
 class Simulator(Walker):
     """Makes the rows of a shard (see `Cache` for what they hold)."""
 
-    def __init__(self, policy: Policy | None = None, share: float = SHARE):
+    def __init__(self, policy: Policy | None = None, share: float = SHARE, detours: float = DETOURS):
         super().__init__(policy)
-        self.share = share
+        self.share, self.detours = share, detours
 
     def frames(self, job: Job) -> dict[str, Any]:
         """The chosen frames of one episode: pictures, arrays, and texts as lists."""
         from envs.tabletop.inventory import inventory
 
-        world = self.env.world
+        world, rng = self.env.world, np.random.default_rng([job.seed, 11])
         rows = self.walk(job, lambda world: world.save())
         labels = [row.label for row in rows]
-        instruction = [row.instruction for row in rows]
         subtask, memory = [label.subtask for label in labels], [label.memory for label in labels]
         driver = np.array([row.who for row in rows], np.int8)
         action = np.array([label.action for label in labels], np.float32)
         ids = {text: n for n, text in enumerate({NOTHING: 0} | dict.fromkeys(memory))}
         past = past_memory(np.array([ids[text] for text in memory]), ids[NOTHING])
-        distance = switch_distance(_numbers(instruction), _numbers(subtask), _numbers(memory))
-        chosen = self._choose(distance, driver, np.random.default_rng([job.seed, 11]))
+        distance = switch_distance(
+            _numbers([row.instruction for row in rows]), _numbers(subtask), _numbers(memory)
+        )
         known = self._chunks(action, driver, subtask)
         texts = list(ids)
-        out: dict[str, list] = {name: [] for name in (*SMALL, *LATER, *CAMERAS)}
-        for t in chosen:
+        out: dict[str, Any] = {name: [] for name in (*SMALL, *LATER, *CAMERAS)}
+        for t in self._choose(distance, driver, rng):
+            label, whole, who, far = (
+                labels[t],
+                known[1][t].all() and known[3][t].all(),
+                driver[t],
+                distance[t],
+            )
             world.restore(rows[t].kept)
+            if t and rng.random() < self.detours and self._rest(label, int(rng.integers(4, 26))):
+                label, whole, who, far = self.teacher.label(world), False, DISTURBED, len(rows)
             pixels = world.observe()["pixels"]
-            for name in CAMERAS:
-                out[name].append(pixels[name])
             lags = [texts[i] for i in past[t]]
             if job.family == "swap" and world.task.progress(world) == 0:
                 lags[::2] = [NOTHING] * len(lags[::2])  # before it began, one look tells what to remember
-            out["inventory"].append(inventory(world))
-            whole = known[1][t].all() and known[3][t].all()
+            frame = {
+                **pixels,
+                "state": world.state_vector(),
+                "target": (-1.0, -1.0) if label.point is None else label.point,
+                "instruction": rows[t].instruction,
+                "subtask": label.subtask,
+                "memory": label.memory,
+                "past_memory": lags,
+                "inventory": inventory(world),
+                "step": t,
+                "driver": who,
+                "distance": far,
+            }
             chunks = [part[t] for part in known] if whole else self._roll_out()
-            for name, part in zip(("chunk", "valid", "through", "through_valid"), chunks, strict=True):
-                out[name].append(part)
-            out["past_memory"].append(lags)
-        points = [(-1.0, -1.0) if label.point is None else label.point for label in labels]
-        out |= {
-            "state": [rows[t].state for t in chosen],
-            "target": [points[t] for t in chosen],
-            "instruction": [instruction[t] for t in chosen],
-            "subtask": [subtask[t] for t in chosen],
-            "memory": [memory[t] for t in chosen],
-            "step": list(chosen),
-            "driver": list(driver[chosen]),
-            "distance": list(distance[chosen]),
-            "length": len(rows),
-            "solved": rows[-1].success,
-        }
-        return out
+            frame |= dict(zip(("chunk", "valid", "through", "through_valid"), chunks, strict=True))
+            for name, value in frame.items():
+                out[name].append(value)
+        return out | {"length": len(rows), "solved": rows[-1].success}
+
+    def _rest(self, label: Label, steps: int) -> bool:
+        """Let the hand rise and wait as it does when all is done, though it is not; False where that would
+        change more than the hand's place. An agent that stops too early sees just this, and has to know
+        better.
+        """
+        from envs.tabletop import skills
+
+        world = self.env.world
+        if label.subtask == DONE or world.task.family == "press" or world.held() is not None:
+            return False
+        for _ in range(steps):
+            world.step(skills.rest(world))
+        return True
 
     def _choose(self, distance: np.ndarray, driver: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The first frame and a random few, those near a switch and those an agent led to more often."""
@@ -135,7 +155,7 @@ def _numbers(texts: Sequence[str]) -> np.ndarray:
 _simulator: Simulator | None = None
 
 
-def _start(checkpoint: str | None, share: float) -> None:
+def _start(checkpoint: str | None, share: float, detours: float) -> None:
     """A worker's first act."""
     global _simulator
     leave_with_parent()
@@ -147,7 +167,7 @@ def _start(checkpoint: str | None, share: float) -> None:
 
         torch.set_num_threads(1)
         policy = Policy.from_pretrained(checkpoint)
-    _simulator = Simulator(policy, share)
+    _simulator = Simulator(policy, share, detours)
 
 
 def _make(group: _Group) -> tuple[int, int]:
@@ -192,12 +212,14 @@ def simulate(
     checkpoint: str | None = None,
     name: str = "simulated",
     share: float = SHARE,
+    detours: float = DETOURS,
     workers: int | None = None,
     quiet: bool = False,
 ) -> int:
     """Add to the cache `out` what it lacks of these episodes (see `plan_episodes`). Returns the new frames.
 
     checkpoint: a policy that drives in turn with the teacher (DAgger). share: frames kept of an episode.
+    detours: how many of those show the hand at rest though there is work left, where that can be.
     """
     out = Path(out)
     if not 0 < share <= 1:
@@ -212,7 +234,7 @@ def simulate(
     groups = []
     for first in range(0, len(jobs), GROUP):
         part = tuple(jobs[first : first + GROUP])
-        mark = zlib.crc32(f"{part} {share} {checkpoint is None}".encode()) & 0xFFFF
+        mark = zlib.crc32(f"{part} {share} {detours} {checkpoint is None}".encode()) & 0xFFFF
         folder = out / f"{name}-{mark:04x}-{part[0].seed:07d}"
         if not folder.exists():
             groups.append(_Group(name, part, str(folder)))
@@ -221,7 +243,9 @@ def simulate(
     count = max(1, min(workers or os.cpu_count() or 1, len(groups)))
     with (
         Bar("simulate", len(groups), quiet=quiet) as bar,
-        ProcessPoolExecutor(count, context, initializer=_start, initargs=(checkpoint, share)) as pool,
+        ProcessPoolExecutor(
+            count, context, initializer=_start, initargs=(checkpoint, share, detours)
+        ) as pool,
     ):
         waiting = {pool.submit(_make, group): group for group in groups}
         try:
@@ -244,6 +268,7 @@ def main(
     checkpoint: str | None = None,
     name: str = "simulated",
     share: float = SHARE,
+    detours: float = DETOURS,
     workers: int | None = None,
 ) -> int:
     """Simulate episodes and add a few frames of each to a training cache.
@@ -256,9 +281,10 @@ def main(
         checkpoint: a policy that drives in turn with the teacher (DAgger).
         name: under which `--datasets` finds these frames.
         share: of an episode's frames that is kept.
+        detours: how many of those show the hand at rest though there is work left, where that can be.
         workers: processes; all cores by default.
     """
-    simulate(out, suites, episodes, seed, families, checkpoint, name, share, workers)
+    simulate(out, suites, episodes, seed, families, checkpoint, name, share, detours, workers)
     from training.cache import Cache
 
     print(Cache(out, touch=False).summary())
