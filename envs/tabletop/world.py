@@ -1,4 +1,4 @@
-"""The simulation behind `TabletopEnv`, without gymnasium: one model, scenes placed in it, 20 Hz control.
+"""The world one acts in, without gymnasium: scenes are placed in one model, control runs at 20 Hz.
 
 Frames: world = robot base, metres, table top at z = 0. Action (7,) in [-1, 1]: position delta (full scale
 0.03 m per step), axis-angle delta in the world frame (full scale 0.15 rad per step), gripper (+1 closes,
@@ -25,9 +25,10 @@ from envs.tabletop.arm import (
     rotation,
     rotation_vector,
 )
-from envs.tabletop.cameras import CAMERAS, Cameras
+from envs.tabletop.cameras import CAMERAS
 from envs.tabletop.gl import mujoco
-from envs.tabletop.scene import COLORS, Scene, compile_model
+from envs.tabletop.scene import COLORS, Scene
+from envs.tabletop.simulation import EDITED, OBJ, Simulation
 
 CONTROL_HZ = 20
 SUBSTEPS = 10  # of 5 ms
@@ -40,16 +41,6 @@ YAW_LIMIT, TILT_LIMIT = 2.0, 0.3
 START = np.array([0.42, 0.0, 0.24])  # TCP at the start, before the scene's offset
 FINGER_STEP = 0.012  # metres per control step: half the stroke of a 4 cm grasp takes two steps
 LAMP_SECONDS = 0.8
-_EDITED = (
-    "geom_contype",
-    "geom_conaffinity",
-    "geom_rgba",
-    "body_gravcomp",
-    "mat_rgba",
-    "mat_emission",
-    "light_diffuse",
-)
-_OBJ = mujoco.mjtObj
 
 
 class Snapshot(NamedTuple):
@@ -60,37 +51,17 @@ class Snapshot(NamedTuple):
     variables: dict[str, Any]
 
 
-class World:
-    """One table. `reset` places a scene, `step` moves the arm, `observe` renders; the rest reads the truth.
+class World(Simulation):
+    """One table. `reset` places a scene, `step` moves the arm, `observe` renders.
 
     The same (scene, seed) followed by the same actions gives the same bits, whatever the object was
     used for before.
     """
 
     def __init__(self, render: bool = True) -> None:
-        self.model = compile_model()
-        self.data = mujoco.MjData(self.model)
+        super().__init__(render)
         self.kinematics = ArmKinematics()
-        self.cameras = Cameras(self.model, enabled=render)
         self.task: Any = None  # what the episode asks for; changes when the person changes the instruction
-        m = self.model
-        self._pristine = {name: getattr(m, name).copy() for name in _EDITED}
-        self._site = self._id(_OBJ.mjOBJ_SITE, "tcp")
-        self._body = {m.body(i).name: i for i in range(m.nbody)}
-        self._mocap = {
-            name: int(m.body_mocapid[i]) for name, i in self._body.items() if m.body_mocapid[i] >= 0
-        }
-        self._geoms = {
-            name: self._geoms_of(i) for name, i in self._body.items() if name in self._mocap or name in COLORS
-        }
-        self._qpos = {m.joint(i).name: int(m.jnt_qposadr[i]) for i in range(m.njnt)}
-        self._dof = {m.joint(i).name: int(m.jnt_dofadr[i]) for i in range(m.njnt)}
-        self._block_of_geom = {self._id(_OBJ.mjOBJ_GEOM, c): c for c in COLORS}
-        self._plunger_geom = [self._id(_OBJ.mjOBJ_GEOM, f"plunger{i}") for i in range(S.MAX_BUTTONS)]
-        self._finger_bodies = (self._body["finger_left"], self._body["finger_right"])
-        self._hand_bodies = (*self._finger_bodies, self._body["hand"])
-        self._lamp_mat = [self._id(_OBJ.mjOBJ_MATERIAL, f"lamp{i}") for i in range(S.MAX_BUTTONS)]
-        self._drawer_body = self._body["drawer"]
         self._place(Scene())
 
     # ---- episode ----
@@ -112,7 +83,7 @@ class World:
         self.scene = scene
         self._park_all()
         m.light_diffuse[:] *= scene.light
-        table = self._id(_OBJ.mjOBJ_GEOM, "table")
+        table = self._id(OBJ.mjOBJ_GEOM, "table")
         m.mat_rgba[m.geom_matid[table], :3] = np.clip(0.92 + 0.08 * scene.tone, 0, 1)
         for color, (x, y, z, yaw) in scene.blocks.items():
             self._check_color(color, "block")
@@ -227,10 +198,6 @@ class World:
         size = float(np.linalg.norm(tilt))
         return rotation(tilt * (TILT_LIMIT / size)) @ down(yaw) if size > TILT_LIMIT else turn
 
-    @staticmethod
-    def _yaw_of(turn: np.ndarray) -> float:
-        return float(np.arctan2(turn[1, 0] - turn[0, 1] * -1.0, turn[0, 0] - turn[1, 1]))
-
     def _press(self) -> None:
         touched = self._touching(self._hand_bodies)
         for color, i in self._button_index.items():
@@ -276,10 +243,6 @@ class World:
         """Frees the GL contexts."""
         self.cameras.close()
 
-    def project(self, xyz: Any, camera: str = "front") -> tuple[float, float]:
-        """World point (3,) -> (y, x) in the camera's square picture, [0, 1], y down; may lie outside."""
-        return self.cameras.project(self.data, xyz, camera)
-
     # ---- snapshots ----
 
     def save(self) -> Snapshot:
@@ -287,7 +250,7 @@ class World:
         spec = mujoco.mjtState.mjSTATE_INTEGRATION
         physics = np.empty(mujoco.mj_stateSize(self.model, spec))
         mujoco.mj_getState(self.model, self.data, physics, spec)
-        fields = {name: getattr(self.model, name).copy() for name in _EDITED}
+        fields = {name: getattr(self.model, name).copy() for name in EDITED}
         variables = dict(
             task=self.task,
             scene=self.scene,
@@ -321,18 +284,6 @@ class World:
         """Seconds of simulated time since the reset."""
         return self.steps / CONTROL_HZ
 
-    def eef_pos(self) -> np.ndarray:
-        """(3,) the point between the finger tips (TCP)."""
-        return self.data.site_xpos[self._site].copy()
-
-    def eef_rotation(self) -> np.ndarray:
-        """(3, 3) of the hand; `down(yaw)` when it points down."""
-        return self.data.site_xmat[self._site].reshape(3, 3).copy()
-
-    def eef_yaw(self) -> float:
-        """Turn of the hand about the world's z; 0: fingers open along y."""
-        return self._yaw_of(self.eef_rotation())
-
     def command_pos(self) -> np.ndarray:
         """(3,) where the hand is being sent."""
         return self._command.copy()
@@ -341,57 +292,6 @@ class World:
         """The turn the hand is being sent to."""
         return self._yaw_of(self._turn)
 
-    def gripper_width(self) -> float:
-        """Distance between the finger pads, 0 to 0.08 m."""
-        return float(self.data.qpos[7] + self.data.qpos[8])
-
-    def block_pos(self, color: str) -> np.ndarray:
-        """(3,) centre of a block."""
-        return self.data.xpos[self._known(color, self.scene.blocks, "block", self._body.get(color))].copy()
-
-    def block_quat(self, color: str) -> np.ndarray:
-        """(4,) w, x, y, z of a block."""
-        return self.data.xquat[self._known(color, self.scene.blocks, "block", self._body.get(color))].copy()
-
-    def held(self) -> str | None:
-        """The block that both fingers touch, or None."""
-        both = self._touching(self._finger_bodies[:1]) & self._touching(self._finger_bodies[1:])
-        for geom in sorted(both):
-            if geom in self._block_of_geom:
-                return self._block_of_geom[geom]
-        return None
-
-    def bin_pos(self, color: str) -> np.ndarray:
-        """(3,) centre of a bin's floor."""
-        i = self._known(color, self._bin_index, "bin", self._bin_index.get(color))
-        return self.data.mocap_pos[self._mocap[f"bin{i}"]] + (0, 0, S.FLOOR)
-
-    def box_pos(self) -> np.ndarray:
-        """(3,) centre of the big box's floor."""
-        return self.data.mocap_pos[self._mocap["box"]] + (0, 0, S.FLOOR)
-
-    def drawer_opening(self) -> float:
-        """How far the drawer is open, 0 to 0.14 m."""
-        return float(self.data.qpos[self._qpos["drawer"]])
-
-    def drawer_pos(self) -> np.ndarray:
-        """(3,) centre of the drawer's floor, wherever the drawer is."""
-        return self.data.xpos[self._drawer_body] + (S.DRAWER_INNER[0], 0, S.DRAWER_FLOOR)
-
-    def drawer_handle_pos(self) -> np.ndarray:
-        """(3,) middle of the handle's bar (the bar lies along y)."""
-        return self.data.xpos[self._drawer_body] + (S.HANDLE[0], 0, S.HANDLE[1])
-
-    def mat_pos(self, i: int) -> np.ndarray:
-        """(3,) centre of mat i: 0 left (+y), 1 middle, 2 right."""
-        return self.data.mocap_pos[self._mocap[f"mat{i}"]].copy()
-
-    def button_pos(self, color: str) -> np.ndarray:
-        """(3,) middle of the plunger's top, wherever it is pressed to."""
-        i = self._known(color, self._button_index, "button", self._button_index.get(color))
-        depth = float(self.data.qpos[self._qpos[f"plunger{i}"]])
-        return self.data.mocap_pos[self._mocap[f"button{i}"]] + (0, 0, S.BUTTON_TOP - depth)
-
     def button_pressed(self, color: str) -> bool:
         """Whether the button is down now."""
         return color in self._down
@@ -399,79 +299,3 @@ class World:
     def lamp_on(self, color: str) -> bool:
         """Whether the button's lamp is lit: while pressed and 0.8 s after."""
         return color in self._down or self.time < self._lamp_until.get(color, -1.0) - 1e-9
-
-    # ---- disturbances (the world moves, not the robot) ----
-
-    def place_block(self, color: str, xyz: Any, yaw: float = 0.0) -> None:
-        """Puts a block of the scene somewhere else, at rest."""
-        self._known(color, self.scene.blocks, "block", 0)
-        a, v = self._qpos[color], self._dof[color]
-        self.data.qpos[a : a + 3] = xyz
-        self.data.qpos[a + 3 : a + 7] = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
-        self.data.qvel[v : v + 6] = 0.0
-        mujoco.mj_fwdPosition(self.model, self.data)
-
-    def push_block(self, color: str, velocity: Any) -> None:
-        """Gives a block a linear velocity (3,), m/s."""
-        self._known(color, self.scene.blocks, "block", 0)
-        self.data.qvel[self._dof[color] : self._dof[color] + 3] = velocity
-
-    def set_drawer(self, opening: float) -> None:
-        """Moves the drawer to an opening in metres."""
-        self.data.qpos[self._qpos["drawer"]] = np.clip(opening, 0, S.DRAWER_TRAVEL)
-        self.data.qvel[self._dof["drawer"]] = 0.0
-        mujoco.mj_fwdPosition(self.model, self.data)
-
-    # ---- inside ----
-
-    def _id(self, kind: Any, name: str) -> int:
-        return mujoco.mj_name2id(self.model, kind, name)
-
-    def _geoms_of(self, body: int) -> list[int]:
-        """Geoms of a body and of the bodies below it."""
-        m = self.model
-        return [
-            g for g in range(m.ngeom) if m.geom_bodyid[g] == body or m.body_rootid[m.geom_bodyid[g]] == body
-        ]
-
-    def _park_all(self) -> None:
-        """Unused objects: no contacts, not drawn, weightless, far below the table."""
-        m, d = self.model, self.data
-        for n, (name, geoms) in enumerate(self._geoms.items()):
-            m.geom_contype[geoms] = m.geom_conaffinity[geoms] = 0
-            m.geom_rgba[geoms, 3] = 0.0
-            at = (0.2 * n, 0.0, -5.0)
-            if name in self._mocap:
-                d.mocap_pos[self._mocap[name]] = at
-            else:
-                m.body_gravcomp[self._body[name]] = 1.0
-                d.qpos[self._qpos[name] : self._qpos[name] + 3] = at
-
-    def _show(self, name: str, at: tuple[float, float] | None = None) -> None:
-        geoms = self._geoms[name]
-        for field in ("geom_contype", "geom_conaffinity", "geom_rgba"):
-            getattr(self.model, field)[geoms] = self._pristine[field][geoms]
-        if at is not None:
-            self.data.mocap_pos[self._mocap[name]] = (*at, 0.0)
-
-    def _touching(self, bodies: tuple[int, ...]) -> set[int]:
-        """Geoms that touch one of these bodies."""
-        d, m = self.data, self.model
-        if d.ncon == 0:
-            return set()
-        pairs = d.contact.geom[: d.ncon]
-        on = np.isin(m.geom_bodyid[pairs], bodies)
-        return {int(g) for g in np.concatenate([pairs[on[:, 0], 1], pairs[on[:, 1], 0]])}
-
-    @staticmethod
-    def _check_color(color: str, what: str) -> None:
-        if color not in COLORS:
-            raise WorldError(f"a {what}'s colour must be one of {', '.join(COLORS)}; got {color!r}")
-
-    @staticmethod
-    def _known(color: str, present: Any, what: str, value: Any) -> Any:
-        if color not in present:
-            raise WorldError(
-                f"there is no {color} {what} in this scene; it has {', '.join(present) or 'none'}"
-            )
-        return value
