@@ -93,6 +93,9 @@ class EpisodeView:
         words.add_row("instruction", Text(self.instruction, style="bold"))
         memory = step.plan.memory if step and step.plan else ""
         words.add_row("memory", Text(memory or "nothing", style="italic dim" if not memory else "italic"))
+        scene = step.plan.scene if step and step.plan else ""
+        if scene:
+            words.add_row("sees", Text(scene, style="italic"))
         for i, (subtask, where, since) in enumerate(self._history[-HISTORY:]):
             last = i == len(self._history[-HISTORY:]) - 1
             mark = "[yellow]→[/]" if last and subtask != "done" else "[green]✓[/]"

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbone.pointer import read_out, soft_target
-from backbone.tokenizer import EOS, PAD, POINT
+from backbone.tokenizer import PAD, SCENE, SUBTASK
 
 
 def mean(values: Tensor, weight: Tensor) -> Tensor:
@@ -16,12 +16,12 @@ def mean(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def text(logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """logits (B, L, words), target ids (B, L) padded, weight (B,). A plan ends with <point> or <eos>; what
-    follows it counts by itself, as "inventory_loss".
+    """logits (B, L, words), target ids (B, L) padded, weight (B,). The words between `Scene:` and `Subtask:`
+    count by themselves, as "scene_loss".
     """
-    ends = ((target == POINT) | (target == EOS)).int()
-    plan = (target != PAD) & (ends.cumsum(1) - ends == 0)
-    rest = (target != PAD) & ~plan
+    begun, ended = ((target == token).int().cumsum(1) for token in (SCENE, SUBTASK))
+    scene = (begun > 0) & (target != SCENE) & (ended == 0) & (target != PAD)
+    plan = (target != PAD) & ~scene
     loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
     right = logits.argmax(-1) == target
     out = {
@@ -29,9 +29,9 @@ def text(logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Tensor]:
         "token_accuracy": mean(right.float(), plan.float()).detach(),
         "text_accuracy": (right | ~plan).all(1).float().mean(),
     }
-    if rest.any():
-        out["inventory_loss"] = mean(loss, rest * weight[:, None])
-        out["inventory_accuracy"] = mean(right.float(), rest.float()).detach()
+    if scene.any():
+        out["scene_loss"] = mean(loss, scene * weight[:, None])
+        out["scene_accuracy"] = mean(right.float(), scene.float()).detach()
     return out
 
 

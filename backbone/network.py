@@ -149,9 +149,9 @@ class Network(nn.Module):
         """Losses of a planner's batch, a controller's batch, or both.
 
         planner: images, state (B, 8), instruction_ids, memory_ids, target_ids (B, L; `Updated Memory:` first,
-        <point> or <eos> last, then perhaps an inventory, padded), point (B, 2; nan if none), weight (B,).
+        <point> or <eos> last, padded), point (B, 2; nan if none), weight (B,).
         controller: images, state, plan_ids, actions (B, H, A) in robot units, valid (B, H) bool, weight (B,).
-        Returns "loss" = weighted sum of "text_loss", "inventory_loss", "point_loss", "flow_loss" (those that
+        Returns "loss" = weighted sum of "text_loss", "scene_loss", "point_loss", "flow_loss" (those that
         apply), and metrics.
         """
         p, out = self.preset, {}

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from backbone.errors import UserError
 from backbone.layout import Layout, Segment
 
-LOSSES = ("text", "inventory", "point", "flow")
+LOSSES = ("text", "scene", "point", "flow")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Preset:
     knowledge_insulation: bool = False
     attention: str = "math"
     text_weight: float = 1.0
-    inventory_weight: float = 0.5  # of the words after a plan, which only training has
+    scene_weight: float = 1.0  # of the words between `Scene:` and `Subtask:`
     point_weight: float = 0.5
     flow_weight: float = 1.0
 
@@ -140,7 +140,7 @@ NANO_LAYOUT = Layout(
         Segment("front", "image", 64, "images.front", sees=("wrist", "state")),
         Segment("instruction", "text", 24, "instruction_ids", "joins", sees=("wrist", "state")),
         Segment("memory", "text", 12, "memory_ids", "joins", sees=("wrist", "state")),
-        # what the planner writes: Updated Memory: {memory} Subtask: {words}
+        # what the planner writes: Updated Memory: {memory} Scene: {what stands where} Subtask: {words}
         Segment("decoded", "text", 24, "target_ids", "causal", target=True),
         # the plan as the controller reads it: words and two locations, from whatever planner or person
         Segment("plan", "text", 16, "plan_ids", sees=("wrist", "state"), expert_reads=True),

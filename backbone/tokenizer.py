@@ -14,14 +14,14 @@ from tokenizers.models import WordLevel
 
 from backbone.errors import UserError
 
-PAD, UNK, BOS, EOS, POINT, MEMORY, SUBTASK = range(7)
-SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>", "<point>", "Updated Memory:", "Subtask:")
+PAD, UNK, BOS, EOS, POINT, MEMORY, SUBTASK, SCENE = range(8)
+SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>", "<point>", "Updated Memory:", "Subtask:", "Scene:")
 LOC_BINS = 1024
 _LOCS = tuple(f"<loc{i:04d}>" for i in range(LOC_BINS))
 
 
 class Tokenizer:
-    """Ids: the specials (0..6), the words, then <loc0000> .. <loc1023>. Case and punctuation do not count."""
+    """Ids: the specials (0..7), the words, then <loc0000> .. <loc1023>. Case and punctuation do not count."""
 
     def __init__(self, backend: Backend):
         self.backend = backend

@@ -32,7 +32,8 @@ class Decoded:
 
 @torch.inference_mode()
 def decode(run: Run, segment: str, previous: tuple[int, ...] = ()) -> Decoded:
-    """Greedy decoding onto a prefix. `previous` tokens are verified in one pass first.
+    """Greedy decoding onto a prefix. `previous` tokens are verified in one pass, what follows a changed one
+    in the next.
 
     The result does not depend on `previous`, only the time it takes does.
     """
@@ -54,7 +55,8 @@ def decode(run: Run, segment: str, previous: tuple[int, ...] = ()) -> Decoded:
             if at + 1 < len(feed) and token != feed[at + 1]:
                 break  # what was fed from here on was a wrong guess; the next write forgets it
         written = len(tokens) - 1
-        feed = tokens[written:]
+        # One word of a plan may have changed and the rest not: the guess goes on behind the new word.
+        feed = [tokens[-1], *guess[len(tokens) : -1]]
 
 
 def _choose(logits: Tensor) -> tuple[list[int], list[float]]:

@@ -1,4 +1,4 @@
-"""The planner of a network: reads what it sees and is told, writes memory, subtask and place."""
+"""The planner of a network: reads what it sees and is told, writes memory, scene, subtask and place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backbone.inference import Run, encode_words, observed
 from backbone.network import Network
 from backbone.observation import Observation
 from backbone.pointer import read_out
-from backbone.tokenizer import POINT, SUBTASK, Tokenizer
+from backbone.tokenizer import POINT, SCENE, SUBTASK, Tokenizer
 from highlevel.decoding import Decoded, decode
 from highlevel.plan import DONE, Plan, Target
 
@@ -58,7 +58,8 @@ class LearnedPlanner:
     def _plan(self, run: Run, decoded: Decoded, started: float) -> Plan:
         tokens, target = decoded.tokens, None
         split = tokens.index(SUBTASK) if SUBTASK in tokens else len(tokens)
-        memory = self.tokenizer.decode(tokens[1:split][: self.lengths["memory_ids"]])  # readable next time
+        scene = tokens.index(SCENE) if SCENE in tokens[:split] else split
+        memory = self.tokenizer.decode(tokens[1:scene][: self.lengths["memory_ids"]])  # readable next time
         subtask = self.tokenizer.decode(tokens[split + 1 :])
         if tokens[-1] == POINT and self.network.preset.pointer:
             target = self._target(run, decoded.query)
@@ -66,6 +67,7 @@ class LearnedPlanner:
             subtask=subtask,
             target=target,
             memory=memory,
+            scene=self.tokenizer.decode(tokens[scene + 1 : split]),
             done=subtask == DONE,
             margin=decoded.margin if decoded.finished else 0.0,
             origin="confirmed" if decoded.confirmed else "decoded",

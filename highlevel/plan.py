@@ -1,4 +1,4 @@
-"""A plan: the next subtask in words, where it points, and what to remember."""
+"""A plan: what to remember, what stands where, the next subtask in words, and where it points."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the planner says. `margin`: log-probability gap of the weakest token to its rival, 0 if none."""
+    """What the planner says. `margin`: log-probability gap of the weakest token to its rival, 0 if none.
+    `scene`: what it sees, "red box green table"; the subtask is written after it, so it can be reasoned from.
+    """
 
     subtask: str
     target: Target | None = None
@@ -37,6 +39,7 @@ class Plan:
     origin: str = "decoded"  # decoded, confirmed, oracle, person, instruction
     tokens: tuple[int, ...] = ()
     seconds: float = 0.0
+    scene: str = ""
 
     @property
     def text(self) -> str:

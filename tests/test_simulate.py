@@ -8,7 +8,7 @@ import torch
 
 from backbone import losses
 from backbone.errors import UserError
-from backbone.tokenizer import EOS, POINT, Tokenizer
+from backbone.tokenizer import EOS, POINT, SCENE, SUBTASK, Tokenizer
 from envs.tabletop.env import TabletopEnv
 from envs.tabletop.inventory import inventory
 from envs.tabletop.language import COLORS, all_words
@@ -98,25 +98,25 @@ def test_the_inventory_says_what_stands_where():
     assert {word for text in said for word in text.split()} <= set(all_words())
 
 
-def test_the_inventory_is_taught_after_the_plan(cache):
+def test_a_plan_says_what_stands_where_before_what_to_do(cache):
     tokenizer = Tokenizer.from_words(all_words())
     sampler = Sampler(cache, tokenizer, jitter=Jitter(images=0))
     batch = sampler.planner(0, 16)
     rows = sampler.planner_rows(16, sampler.rng(0, 0))
     for ids, row in zip(batch["target_ids"].tolist(), rows, strict=True):
-        end = next(k for k, i in enumerate(ids) if i in (POINT, EOS))
-        said = tokenizer.decode([i for i in ids[end + 1 :] if i])
+        said = tokenizer.decode(ids[ids.index(SCENE) + 1 : ids.index(SUBTASK)])
         assert said and cache.strings[cache.inventory[row]].startswith(said)
+        assert tokenizer.decode(ids[ids.index(SUBTASK) + 1 :]) == cache.strings[cache.subtask[row]]
 
 
-def test_the_inventory_counts_by_itself():
-    """A wrong word after the plan's end leaves the plan right."""
-    target = torch.tensor([[11, 12, POINT, 13, 14], [11, EOS, 13, 0, 0]])
+def test_the_scene_counts_by_itself():
+    """A wrong word in it leaves the plan right."""
+    target = torch.tensor([[11, SCENE, 13, 14, SUBTASK, 12, POINT], [11, SCENE, 13, SUBTASK, 12, EOS, 0]])
     logits = torch.nn.functional.one_hot(target, 20) * 50.0
     logits[0, 3] = 0
     out = losses.text(logits, target, torch.ones(2))
     assert out["text_accuracy"] == 1 and out["text_loss"] < 1e-4
-    assert out["inventory_loss"] > 0.5 and out["inventory_accuracy"] == pytest.approx(2 / 3)
+    assert out["scene_loss"] > 0.5 and out["scene_accuracy"] == pytest.approx(2 / 3)
 
 
 def test_a_share_that_is_none(tmp_path):

@@ -17,11 +17,11 @@ import torch
 
 from backbone.layout import Layout
 from backbone.presets import NANO_LAYOUT
-from backbone.tokenizer import EOS, LOC_BINS, PAD, POINT, Tokenizer
+from backbone.tokenizer import EOS, LOC_BINS, PAD, POINT, SCENE, Tokenizer
 from training.cache import Cache
 from training.dataset import AGENT, TEACHER
 
-NEAR = 4  # frames to a switch that count as near
+NEAR, FAR = 4, 10  # frames to a switch that count as near, as far
 COLOURS = {"red", "green", "blue", "yellow", "purple", "orange"}
 
 Batch = dict[str, torch.Tensor | dict[str, torch.Tensor]]
@@ -101,7 +101,8 @@ class Sampler:
         seed: int = 0,
         process: int = 0,
         jitter: Jitter | None = None,
-        near_boost: float = 2.0,
+        near_boost: float = 1.0,
+        far_boost: float = 1.0,
         agent_boost: float = 1.0,
         held_out: bool = False,
         layout: Layout = NANO_LAYOUT,
@@ -118,6 +119,7 @@ class Sampler:
         ]
         weights = _balance(cache.family) * _balance(kind)
         weights = weights * np.where(cache.distance <= NEAR, near_boost, 1.0)
+        weights = weights * np.where(cache.distance >= FAR, far_boost, 1.0)
         weights = weights * np.where(cache.driver == AGENT, agent_boost, 1.0)
         rows = np.flatnonzero(side)
         self.planner_rows = Draw(rows, np.ones(len(rows)) if held_out else weights[rows])
@@ -146,17 +148,18 @@ class Sampler:
         grounded = cache.target[:, 0] >= 0
         parts = np.stack([cache.memory, cache.subtask, grounded, cache.inventory], 1).astype(np.int64)
         distinct, self._target_of = np.unique(parts, axis=0, return_inverse=True)
-        longest = next(s.length for s in self.layout.segments if s.target) + 1
-        texts = [self._target_ids(*row)[:longest] for row in distinct]
+        texts = [self._target_ids(*row) for row in distinct]
         self._target = np.zeros((len(texts), max(map(len, texts))), np.int64)
         for row, ids in zip(self._target, texts, strict=True):
             row[: len(ids)] = ids
 
     def _target_ids(self, memory: int, subtask: int, grounded: int, inventory: int) -> list[int]:
-        """A plan up to <point> or <eos>; after it, for training only, what stands where."""
-        words = f"Updated Memory: {self.cache.strings[memory]} Subtask: {self.cache.strings[subtask]}"
-        plan = self.tokenizer.ids(words) + [POINT if grounded else EOS]
-        return plan + self.tokenizer.ids(self.cache.strings[inventory])
+        """A whole plan; a scene too long for it loses its last words."""
+        strings, ids = self.cache.strings, self.tokenizer.ids
+        before, scene = ids(f"Updated Memory: {strings[memory]}"), ids(strings[inventory])
+        after = ids(f"Subtask: {strings[subtask]}") + [POINT if grounded else EOS]
+        room = next(s.length for s in self.layout.segments if s.target) - len(before) - len(after)
+        return before + ([SCENE, *scene[: max(0, room)]] if scene else []) + after
 
     def rng(self, step: int, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.process, step, stream, int(self.held_out)])

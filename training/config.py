@@ -35,6 +35,7 @@ class Config:
         evaluate_minutes: between two closed-loop evaluations in a process beside; 0 for none.
         evaluate_episodes: episodes of each of those.
         near_boost: how much more often frames near a switch of the plan are drawn.
+        far_boost: the same for those half a second or more away from one.
         agent_boost: the same for states that the agent itself led to (DAgger).
         datasets: use only what the cache holds of these datasets, by their folders' names.
         max_frames: use only the first so many frames of the cache.
@@ -61,7 +62,8 @@ class Config:
     clip: float = 1.0
     precision: Literal["no", "bf16"] = "bf16"
     seed: int = 0
-    near_boost: float = 2.0
+    near_boost: float = 1.0
+    far_boost: float = 2.0
     agent_boost: float = 2.5
     jitter: Jitter = field(default_factory=Jitter)
     save_minutes: float = 5.0

@@ -116,7 +116,7 @@ class Trainer:
         self.bare = self.accelerator.unwrap_model(self.network)
         self.average = Average(self.bare.parameters(), config.average)
         process = self.accelerator.process_index
-        boosts = {"near_boost": config.near_boost, "agent_boost": config.agent_boost}
+        boosts = {name: getattr(config, name) for name in ("near_boost", "far_boost", "agent_boost")}
         self.sampler = Sampler(
             cache, self.tokenizer, config.seed, process, config.jitter, layout=layout, **boosts
         )

@@ -15,6 +15,7 @@ from agent.loop import Agent, Step
 from backbone.observation import Observation
 from envs.suites import EVALUATION_START
 from envs.tabletop.env import TabletopEnv
+from envs.tabletop.inventory import inventory
 from envs.tabletop.reading import fits, read
 from envs.tabletop.tasks import Task
 from envs.tabletop.teacher import Teacher
@@ -58,7 +59,8 @@ def run_episode(
         observation = Observation.from_env(env.look(), said) if agent.needs_observation else None
         truth = teacher.label(env.world) if judged else None
         step = agent.step(observation)
-        log.tick(tick, step, truth)
+        scene = inventory(env.world) if step.said is not None and step.said.scene else None
+        log.tick(tick, step, truth, scene)
         _, _, _, _, info = env.step(step.action)
         tick += 1
         if instruction is None and info.get("instruction_changed"):
@@ -109,7 +111,7 @@ class _Log:
         self.true_done: int | None = None
         self._truth: str | None = None
 
-    def tick(self, tick: int, step: Step, truth) -> None:
+    def tick(self, tick: int, step: Step, truth, scene: str | None = None) -> None:
         if truth is not None:
             if self._truth is not None and truth.subtask != self._truth:
                 self.switches.append(tick)
@@ -117,7 +119,7 @@ class _Log:
             if truth.subtask == DONE and self.true_done is None:
                 self.true_done = tick
         if step.said is not None:
-            self.looks.append(_look(tick, step, truth))
+            self.looks.append(_look(tick, step, truth, scene))
         if "done" in step.events and self.done_tick is None:
             self.done_tick = tick
         for event in step.events:
@@ -166,8 +168,8 @@ class _Log:
         }
 
 
-def _look(tick: int, step: Step, truth) -> dict[str, Any]:
-    """What the planner wrote at one look, and the teacher's answer to the same state."""
+def _look(tick: int, step: Step, truth, scene: str | None) -> dict[str, Any]:
+    """What the planner wrote at one look, the teacher's answer to the same state, and what stands where."""
     said = step.said
     look = {"tick": tick, "text": said.subtask, "margin": round(said.margin, 4), "origin": said.origin}
     look["ms"] = round(step.seconds * 1000, 3)
@@ -177,4 +179,6 @@ def _look(tick: int, step: Step, truth) -> dict[str, Any]:
         if agree and said.target is not None and truth.point is not None:
             dy, dx = said.target.y - float(truth.point[0]), said.target.x - float(truth.point[1])
             look["pixels"] = round(FRONT * (dy * dy + dx * dx) ** 0.5, 3)
+    if scene is not None:
+        look |= {"scene": said.scene, "scene_agree": said.scene == scene}
     return look

@@ -51,6 +51,7 @@ def planner_metrics(records: Sequence[Record]) -> dict[str, Any] | None:
         "looks_away_from_switches": len(away),
         "agreement_away_from_switches": _share([look["agree"] for look in away]),
         "memory_agreement": _share([look["memory_agree"] for look in looks]),
+        "scene_agreement": _share([look["scene_agree"] for look in looks if "scene_agree" in look]),
         "done_early": rate(sum(r["done_early"] for r in records), len(records)),
         "done_late": rate(sum(r["done_late"] for r in solved), len(solved)),
         "grounding_pixels_median": quantile(pixels, 0.5),
