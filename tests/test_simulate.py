@@ -122,3 +122,5 @@ def test_the_scene_counts_by_itself():
 def test_a_share_that_is_none(tmp_path):
     with pytest.raises(UserError, match="share: expected"):
         simulate(tmp_path, episodes=2, share=0.0)
+    with pytest.raises(UserError, match="detours: expected"):
+        simulate(tmp_path, episodes=2, detours=1.5)

@@ -173,8 +173,8 @@ class Recorder(Walker):
 _recorder: Recorder | None = None
 
 
-def leave_with_parent() -> None:
-    """For a worker process: leave Ctrl-C to the parent, and end with it."""
+def begin_worker(checkpoint: str | None) -> Policy | None:
+    """A worker process's first act: leave Ctrl-C to the parent, end with it, load what drives, if any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
 
@@ -184,21 +184,19 @@ def leave_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    if checkpoint is None:
+        return None
+    import torch
+
+    from agent.policy import Policy
+
+    torch.set_num_threads(1)
+    return Policy.from_pretrained(checkpoint)
 
 
 def _start(checkpoint: str | None) -> None:
-    """A worker's first act: load what it needs."""
     global _recorder
-    leave_with_parent()
-    policy = None
-    if checkpoint is not None:
-        import torch
-
-        from agent.policy import Policy
-
-        torch.set_num_threads(1)
-        policy = Policy.from_pretrained(checkpoint)
-    _recorder = Recorder(policy)
+    _recorder = Recorder(begin_worker(checkpoint))
 
 
 def _record(job: Job) -> Episode:

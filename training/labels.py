@@ -18,16 +18,16 @@ def chunk_labels(
     action: np.ndarray,
     driver: np.ndarray,
     subtask: np.ndarray,
-    done: int | None = None,
+    done: int | str | None = None,
     horizon: int = HORIZON,
     through: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The chunk of actions that frame t should predict, and how much of it is known.
 
-    action: (T, A) the teacher's action in the state of each frame; driver: (T,); subtask: (T,) ids; done:
-    the id of the subtask that has no end; through: the actions go on through the end of a subtask (for a
-    network that knows no subtasks). Returns actions (T, horizon, A) float32 and valid (T, horizon)
-    bool.
+    action: (T, A) the teacher's action in the state of each frame; driver: (T,); subtask: (T,) ids or
+    texts; done: that of the subtask that has no end; through: the actions go on through the end of a
+    subtask (for a network that knows no subtasks). Returns actions (T, horizon, A) float32 and valid
+    (T, horizon) bool.
 
     The teacher's label is right for the state it was asked in. So the labels that follow frame t are a
     rollout of the teacher only while the teacher drives: they are valid up to and including the first frame
@@ -72,8 +72,8 @@ def switch_distance(*texts: np.ndarray) -> np.ndarray:
     return np.minimum(abs(at[right] - here), abs(at[left] - here)).astype(np.int32)
 
 
-def past_memory(memory: np.ndarray, nothing: int, lags: int = MEMORY_LAGS) -> np.ndarray:
-    """(T,) ids -> (T, lags): what was remembered 1 .. lags steps ago, `nothing` before the start."""
+def past_memory(memory: np.ndarray, nothing: int | str, lags: int = MEMORY_LAGS) -> np.ndarray:
+    """(T,) ids or texts -> (T, lags): what was remembered 1 .. lags steps ago, `nothing` before the start."""
     here = np.arange(len(memory))[:, None] - np.arange(1, lags + 1)
     return np.where(here >= 0, memory[here.clip(min=0)], nothing)
 

@@ -27,7 +27,7 @@ import tyro
 
 from backbone.errors import UserError
 from training.cache import LATER, SMALL, clear_leftovers, write_shard
-from training.collect import Job, Walker, leave_with_parent, plan_episodes
+from training.collect import Job, Walker, begin_worker, plan_episodes
 from training.dataset import AGENT, CAMERAS, DISTURBED, TEACHER
 from training.labels import DONE, HORIZON, NOTHING, chunk_labels, past_memory, switch_distance
 from training.progress import Bar
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 GROUP = 256  # episodes in a shard
 SHARE, LEAST, MOST = 0.1, 6, 30  # frames kept of an episode
-DETOURS = 0.2
+DETOURS = 0.2  # of those, how many rest though there is work left
 NEAR, BOOST = 5, 2.0  # frames so near a switch are kept more often
 
 
@@ -66,33 +66,26 @@ class Simulator(Walker):
         subtask, memory = [label.subtask for label in labels], [label.memory for label in labels]
         driver = np.array([row.who for row in rows], np.int8)
         action = np.array([label.action for label in labels], np.float32)
-        ids = {text: n for n, text in enumerate({NOTHING: 0} | dict.fromkeys(memory))}
-        past = past_memory(np.array([ids[text] for text in memory]), ids[NOTHING])
-        distance = switch_distance(
-            _numbers([row.instruction for row in rows]), _numbers(subtask), _numbers(memory)
-        )
+        past = past_memory(np.array(memory, object), NOTHING)
+        instruction = [row.instruction for row in rows]
+        distance = switch_distance(*(np.array(texts) for texts in (instruction, subtask, memory)))
         known = self._chunks(action, driver, subtask)
-        texts = list(ids)
         out: dict[str, Any] = {name: [] for name in (*SMALL, *LATER, *CAMERAS)}
         for t in self._choose(distance, driver, rng):
-            label, whole, who, far = (
-                labels[t],
-                known[1][t].all() and known[3][t].all(),
-                driver[t],
-                distance[t],
-            )
+            label, who, far = labels[t], driver[t], distance[t]
+            whole = known[1][t].all() and known[3][t].all()
             world.restore(rows[t].kept)
             if t and rng.random() < self.detours and self._rest(label, int(rng.integers(4, 26))):
                 label, whole, who, far = self.teacher.label(world), False, DISTURBED, len(rows)
             pixels = world.observe()["pixels"]
-            lags = [texts[i] for i in past[t]]
+            lags = list(past[t])
             if job.family == "swap" and world.task.progress(world) == 0:
                 lags[::2] = [NOTHING] * len(lags[::2])  # before it began, one look tells what to remember
             frame = {
                 **pixels,
                 "state": world.state_vector(),
                 "target": (-1.0, -1.0) if label.point is None else label.point,
-                "instruction": rows[t].instruction,
+                "instruction": instruction[t],
                 "subtask": label.subtask,
                 "memory": label.memory,
                 "past_memory": lags,
@@ -131,10 +124,8 @@ class Simulator(Walker):
 
     def _chunks(self, action: np.ndarray, driver: np.ndarray, subtask: Sequence[str]) -> tuple:
         """(chunk, valid, through, through_valid) of all frames, as far as they are known."""
-        ids = _numbers(subtask)
-        done = int(ids[list(subtask).index(DONE)]) if DONE in subtask else -1
-        holding = chunk_labels(action, driver, ids, done)
-        return (*holding, *chunk_labels(action, driver, ids, done, through=True))
+        labels = action, driver, np.array(subtask), DONE
+        return (*chunk_labels(*labels), *chunk_labels(*labels, through=True))
 
     def _roll_out(self) -> list[np.ndarray]:
         """The same for the present moment, by letting the teacher drive from here."""
@@ -148,26 +139,13 @@ class Simulator(Walker):
         return [part[0] for part in self._chunks(np.array(actions, np.float32), driver, subtasks)]
 
 
-def _numbers(texts: Sequence[str]) -> np.ndarray:
-    return np.unique(list(texts), return_inverse=True)[1]
-
-
 _simulator: Simulator | None = None
 
 
 def _start(checkpoint: str | None, share: float, detours: float) -> None:
     """A worker's first act."""
     global _simulator
-    leave_with_parent()
-    policy = None
-    if checkpoint is not None:
-        import torch
-
-        from agent.policy import Policy
-
-        torch.set_num_threads(1)
-        policy = Policy.from_pretrained(checkpoint)
-    _simulator = Simulator(policy, share, detours)
+    _simulator = Simulator(begin_worker(checkpoint), share, detours)
 
 
 def _make(group: _Group) -> tuple[int, int]:
@@ -224,6 +202,8 @@ def simulate(
     out = Path(out)
     if not 0 < share <= 1:
         raise UserError(f"share: expected a share of the frames in (0, 1], got {share}")
+    if not 0 <= detours <= 1:
+        raise UserError(f"detours: expected a share of the frames in [0, 1], got {detours}")
     jobs = plan_episodes(suites, episodes, seed, families)
     if checkpoint is not None:
         from backbone import checkpoint as checkpoints
