@@ -113,7 +113,7 @@ def overfit(options: Options) -> tuple[bool, str]:
     from training.batches import Jitter, Sampler
     from training.cache import Cache
     from training.config import Config
-    from training.loop import new_network
+    from training.start import new_network
 
     cache = Cache(options.cache, touch=False)
     network, tokenizer = new_network(Config(cache=options.cache, preset=options.preset, steps=1), cache)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from test_dataset import fake_episode
 from test_training import cache, dataset, small_run, tokenizer  # noqa: F401 (fixtures)
 
 from agent.loop import Agent
 from agent.policy import Policy
+from backbone import checkpoint
 from backbone.errors import UserError
+from backbone.network import Network
 from backbone.observation import Observation
 from backbone.presets import NANO_FLAT_LAYOUT, preset
 from training.batches import Jitter, Sampler
 from training.cache import THROUGH, Cache, build_cache
 from training.dataset import AGENT, DISTURBED, DatasetReader, DatasetWriter
 from training.labels import chunk_labels
+from training.start import share_weights
 
 
 def test_the_layout_has_no_planner_and_the_expert_reads_everything():
@@ -113,3 +117,12 @@ def test_it_trains_and_acts_without_a_planner(cache, tmp_path):  # noqa: F811
     assert not np.array_equal(other.actions, policy.act(look, words).actions)
     with pytest.raises(UserError, match="--controller-weight"):
         small_run(cache.root, tmp_path / "no", preset="nano_flat", controller_weight=0.0)
+
+
+def test_it_can_start_from_the_weights_of_the_network_with_a_planner(cache, tmp_path):  # noqa: F811
+    nano = checkpoint.load("nano")[0].state_dict()
+    borrowed = small_run(cache.root, tmp_path, preset="nano_flat", init="nano").bare
+    for name, tensor in borrowed.state_dict().items():
+        assert torch.equal(tensor, nano[name][: len(tensor)]), name
+    back = Network(borrowed.preset), Network(preset("nano", words=borrowed.preset.words))
+    assert {name.split(".")[0] for name in share_weights(*back)} == {"head", "pointer"}

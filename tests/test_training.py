@@ -13,8 +13,9 @@ from envs.tabletop.language import all_words
 from training.batches import Jitter, Prefetch, Sampler, jitter_images, kind_of
 from training.cache import Cache, build_cache
 from training.dataset import DatasetReader, DatasetWriter, decode_png
-from training.loop import LEAST_RANGE, Config, Trainer, action_range
+from training.loop import Config, Trainer
 from training.schedule import Average, learning_rate
+from training.start import LEAST_RANGE, action_range
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +183,6 @@ def test_a_run_leaves_a_policy_with_the_averaged_weights(cache, tmp_path):
     assert '"held_out"' in lines and "flow_loss" in lines and "text_loss" not in lines
     again = small_run(cache.root, tmp_path / "next", init=str(tmp_path / "run/policy"))
     assert torch.equal(next(again.bare.parameters()), parameter)
-    with pytest.raises(UserError, match="preset: expected 'nano'"):
-        small_run(cache.root, tmp_path / "other", init=str(tmp_path / "run/policy"), preset="nano_flat")
     with pytest.raises(UserError, match="--minutes or --steps"):
         Config()
 

@@ -19,7 +19,8 @@ class Config:
         out: where the run lives; a run that is there already is resumed.
         preset: the network, by name: nano (also without a word), or nano_flat (no planner: the instruction in
             the subtask's place).
-        init: a checkpoint to start from (a directory or name) instead of random weights.
+        init: a checkpoint to start from (a directory or name) instead of random weights; one of another
+            preset gives the weights that both have.
         minutes: training time, all sessions of this run together.
         steps: optimiser steps.
         until: stop after so many of the minutes; the schedule is that of all of them, and the run can go on.

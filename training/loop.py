@@ -17,14 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
 from backbone.errors import UserError
-from backbone.network import Network
-from backbone.presets import preset
-from backbone.tokenizer import Tokenizer
 from training.batches import Prefetch, Sampler
 from training.beside import Evaluation
 from training.cache import Cache
@@ -32,52 +27,10 @@ from training.config import Config
 from training.metrics import Totals
 from training.progress import Bar
 from training.schedule import Average, learning_rate
+from training.start import new_network, parameter_groups
 
 AGREE = 10  # steps between two agreements of the processes on how far the run is and whether to stop
 HELD_OUT_BATCHES = 4
-LEAST_RANGE = 0.4  # of an action dimension, full scale being 2
-
-
-def new_network(config: Config, cache: Cache) -> tuple[Network, Tokenizer]:
-    """Fresh weights, or those of `config.init`; fresh ones get their normalisation from the cache."""
-    if config.init:
-        from backbone import checkpoint
-
-        network, tokenizer = checkpoint.load(config.init)
-        if config.preset not in (None, network.preset.name):
-            name = network.preset.name
-            raise UserError(f"preset: expected '{name}', that of --init {config.init}, got '{config.preset}'")
-        return network.train(), tokenizer
-    from envs.tabletop.language import all_words
-
-    tokenizer = Tokenizer.from_words(all_words())
-    torch.manual_seed(config.seed)
-    known = {"words": tokenizer.words, "vocabulary": tokenizer.fingerprint}
-    network = Network(preset(config.preset or "nano", **known))
-    train = ~cache.held_out
-    network.state_norm.set_quantiles(*np.quantile(cache.state[train], [0.01, 0.99], axis=0))
-    chunk, valid = cache.chunks(through=not network.layout.reads_plans)
-    network.action_norm.set_quantiles(*action_range(chunk[train][valid[train]]))
-    return network, tokenizer
-
-
-def action_range(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, A) -> what becomes -1 and 1: the quantiles 0.01 and 0.99, at least LEAST_RANGE apart.
-
-    A dimension that hardly ever moves (roll, pitch) would else be blown up: its jitter would weigh as much as
-    the motion that matters, and its rare corrections, at 30 times the range, more than all of it.
-    """
-    low, high = np.quantile(actions, [0.01, 0.99], axis=0)
-    middle, half = (low + high) / 2, np.maximum((high - low) / 2, LEAST_RANGE / 2)
-    return middle - half, middle + half
-
-
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Only matrices decay: not norms, biases, embeddings of slots."""
-    named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
-    decays = [p for n, p in named if p.dim() >= 2 and "slot" not in n]
-    others = [p for n, p in named if p.dim() < 2 or "slot" in n]
-    return [{"params": decays, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 class Trainer:
