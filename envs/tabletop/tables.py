@@ -3,8 +3,8 @@ reach."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +13,7 @@ from envs.tabletop.arm import FINGER_OPEN
 from envs.tabletop.language import COLORS, SIDES
 from envs.tabletop.scene import Scene
 
-if TYPE_CHECKING:
-    from envs.tabletop.tasks import Task
-
+Params = Mapping[str, Any]  # a task's, see `tasks.Task`
 AREA = ((0.33, 0.67), (-0.31, 0.31))  # where things stand: x, y
 HALF = {
     "block": 0.028,
@@ -82,35 +80,35 @@ def _finish(rng: np.random.Generator, layout: _Layout, **parts: Any) -> Scene | 
     )
 
 
-def _sort_scene(task: Task, rng: np.random.Generator) -> Scene | None:
+def _sort_scene(params: Params, rng: np.random.Generator) -> Scene | None:
     layout = _Layout(rng)
-    bins = {c: layout.place("bin") for c in task.params["bins"]}
-    blocks = layout.blocks([c for c, _ in task.params["moves"]] + list(task.params["others"]))
+    bins = {c: layout.place("bin") for c in params["bins"]}
+    blocks = layout.blocks([c for c, _ in params["moves"]] + list(params["others"]))
     return _finish(rng, layout, blocks=blocks, bins=bins)
 
 
-def _stack_scene(task: Task, rng: np.random.Generator) -> Scene | None:
+def _stack_scene(params: Params, rng: np.random.Generator) -> Scene | None:
     layout = _Layout(rng)
-    return _finish(rng, layout, blocks=layout.blocks([*task.params["tower"], *task.params["others"]]))
+    return _finish(rng, layout, blocks=layout.blocks([*params["tower"], *params["others"]]))
 
 
-def _stow_scene(task: Task, rng: np.random.Generator) -> Scene | None:
+def _stow_scene(params: Params, rng: np.random.Generator) -> Scene | None:
     layout = _Layout(rng)
     x, y = float(rng.uniform(0.58, 0.62)), float(rng.uniform(-0.10, 0.10))
     reach = S.DRAWER_TRAVEL + 0.085  # the open drawer's handle
     layout.put("drawer", x - reach / 2, y, reach / 2 + 0.01, S.CABINET_HALF_WIDTH + 0.02)
-    blocks = layout.blocks([*task.params["blocks"], *task.params["others"]], xs=(0.33, x - 0.05))
+    blocks = layout.blocks([*params["blocks"], *params["others"]], xs=(0.33, x - 0.05))
     opening = 0.0 if rng.random() < 0.7 else float(rng.uniform(0.03, S.DRAWER_TRAVEL))
     return _finish(rng, layout, blocks=blocks, drawer=(x, y), drawer_opening=opening)
 
 
-def _clear_scene(task: Task, rng: np.random.Generator) -> Scene | None:
+def _clear_scene(params: Params, rng: np.random.Generator) -> Scene | None:
     layout = _Layout(rng)
     box = layout.place("box")
-    return _finish(rng, layout, blocks=layout.blocks(list(task.params["blocks"])), box=box)
+    return _finish(rng, layout, blocks=layout.blocks(list(params["blocks"])), box=box)
 
 
-def _swap_scene(task: Task, rng: np.random.Generator) -> Scene | None:
+def _swap_scene(params: Params, rng: np.random.Generator) -> Scene | None:
     layout = _Layout(rng)
     x, y, pitch = rng.uniform(0.42, 0.58), rng.uniform(-0.06, 0.06), rng.uniform(0.14, 0.19)
     mats = []
@@ -118,7 +116,7 @@ def _swap_scene(task: Task, rng: np.random.Generator) -> Scene | None:
         at = float(x + rng.uniform(-0.04, 0.04)), float(y + k * pitch + rng.uniform(-0.01, 0.01))
         mats.append(layout.put("mat", *at))
     blocks = {}
-    for color, side in task.params["places"]:
+    for color, side in params["places"]:
         mx, my = mats[SIDES.index(side)]
         dx, dy, yaw = (
             rng.uniform(-0.012, 0.012),
@@ -126,14 +124,14 @@ def _swap_scene(task: Task, rng: np.random.Generator) -> Scene | None:
             rng.uniform(-np.pi / 4, np.pi / 4),
         )
         blocks[color] = (float(mx + dx), float(my + dy), S.BLOCK_HALF, float(yaw))
-    blocks |= layout.blocks(list(task.params["others"]))
+    blocks |= layout.blocks(list(params["others"]))
     blocks = {c: blocks[c] for c in (COLORS[i] for i in rng.permutation(len(COLORS))) if c in blocks}
     return _finish(rng, layout, blocks=blocks, mats=tuple(mats))
 
 
-def _press_scene(task: Task, rng: np.random.Generator) -> Scene | None:
+def _press_scene(params: Params, rng: np.random.Generator) -> Scene | None:
     layout = _Layout(rng)
-    buttons = {c: layout.place("button", (0.37, 0.63), (-0.26, 0.26)) for c in task.params["buttons"]}
+    buttons = {c: layout.place("button", (0.37, 0.63), (-0.26, 0.26)) for c in params["buttons"]}
     return _finish(rng, layout, buttons=buttons)
 
 

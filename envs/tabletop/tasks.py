@@ -58,7 +58,7 @@ class Task:
     def scene(self, rng: np.random.Generator) -> Scene:
         """A random table for this task: nothing overlaps, all within reach."""
         for _ in range(200):
-            scene = tables.SCENES[self.family](self, rng)
+            scene = tables.SCENES[self.family](self.params, rng)
             if scene is not None:
                 return scene
         raise WorldError(f"no room on the table for this {self.family} task: {dict(self.params)}")
