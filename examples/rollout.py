@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import torch
 from rich.console import Console
 
 from agent.evaluation.episode import RATE, run_episode
@@ -64,6 +65,7 @@ def main(
     with ExitStack() as stack:
         recorder = stack.enter_context(Recorder()) if video else None
         with console.status("waking up"):
+            torch.set_num_threads(1)  # so small a network is no faster on more, and far slower on busy ones
             env, agent = build(settings)
         stack.callback(env.close)
         for number in chosen(console, suite, family, seed, instruction, episodes):

@@ -34,7 +34,7 @@ def test_it_solves_held_out_tasks(tmp_path):
     assert {family["n"] for family in summary["families"].values()} == {2}
     looks = [look for line in (tmp_path / "episodes.jsonl").open() for look in json.loads(line)["looks"]]
     assert {look["origin"] for look in looks} <= {"decoded", "confirmed"}, "the network wrote every plan"
-    assert summary["overall"]["successes"] >= 9, summary["families"]
+    assert summary["overall"]["successes"] >= 10, summary["families"]
 
 
 def test_the_same_seed_gives_the_same_episode():

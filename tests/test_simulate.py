@@ -12,6 +12,7 @@ from backbone.tokenizer import EOS, POINT, SCENE, SUBTASK, Tokenizer
 from envs.tabletop.env import TabletopEnv
 from envs.tabletop.inventory import inventory
 from envs.tabletop.language import COLORS, all_words
+from envs.tabletop.skills import HOME
 from envs.tabletop.teacher import Teacher
 from training.batches import Jitter, Sampler
 from training.cache import Cache
@@ -71,16 +72,16 @@ def test_before_a_swap_begins_one_look_tells_what_to_remember(simulator):
     assert any(set(lags) == {"nothing", memory} for lags in frames["past_memory"])
 
 
-def test_a_detour_shows_a_resting_hand_with_work_left():
-    frames = Simulator(share=0.2, detours=1.0).frames(Job("core", "clear", 307))
+@pytest.mark.parametrize("family", ["clear", "press"])
+def test_a_detour_shows_a_resting_hand_with_work_left(family):
+    frames = Simulator(share=0.2, detours=1.0).frames(Job("core", family, 307))
     resting = [k for k, who in enumerate(frames["driver"]) if who == DISTURBED]
     assert len(resting) >= 3
     for k in resting:
         assert frames["subtask"][k] != "done" and frames["valid"][k].all()
-    highest = max(frames["state"][k][2] for k in resting)
-    assert highest > 0.17 and all(
-        frames["state"][k][6] > 0.03 for k in resting if frames["state"][k][2] > 0.17
-    )
+        assert not frames["memory"][k].endswith(" up"), "a lit lamp goes out when the hand leaves"
+    home = [k for k in resting if np.allclose(frames["state"][k][:3], HOME, atol=0.02)]
+    assert home and all(frames["state"][k][6] > 0.03 for k in home), "with an open hand"
 
 
 def test_the_inventory_says_what_stands_where():

@@ -6,6 +6,7 @@ import pytest
 from envs.errors import WorldError
 from envs.suites import SUITES, suite_task
 from envs.tabletop import language as L
+from envs.tabletop import skills
 from envs.tabletop.scene import Scene
 from envs.tabletop.tasks import Task, swap_goal
 from envs.tabletop.teacher import Teacher
@@ -97,8 +98,6 @@ def hold(world, color, task):
     grab = Task("sort", "", dict(moves=((color, "nowhere"),), bins=(), others=()))
     world.task = grab
     teacher = Teacher()
-    from envs.tabletop import skills
-
     for _ in range(60):
         world.step(skills.pick(world, color))
         if skills.in_hand(world) == color and world.block_pos(color)[2] > 0.09:
@@ -172,3 +171,25 @@ def test_a_block_on_another_is_taken_off(world):
     world.task = task
     said, success = run(world, task)
     assert success and said[:2] == ["pick up the yellow block", "put the yellow block on the table"]
+
+
+def test_the_words_tell_how_high_a_block_goes(world):
+    task = Task("stack", "x", dict(tower=("green", "red", "blue"), others=()))
+    blocks = {"red": (0.5, 0.1, 0.02, 0.0), "green": (0.4, 0.0, 0.02, 0.0), "blue": (0.5, -0.1, 0.02, 0.0)}
+    world.reset_scene(Scene(blocks=blocks))
+    world.task = task
+    said, success = run(world, task)
+    assert success and said[1] == "stack the red block on the green block"
+    assert said[3] == "stack the blue block on the red block two up"
+
+
+def test_a_hand_with_nothing_to_do_goes_home_over_what_stands_there(world):
+    task = Task("stack", "x", dict(tower=("green", "red"), others=()))
+    blocks = {"green": (0.6, 0.2, 0.02, 0.0), "red": (0.6, 0.2, 0.06, 0.0)}
+    world.reset_scene(Scene(blocks=blocks, arm_offset=(0.18, 0.2, -0.17, 0.0, 0.04)))
+    world.task = task
+    assert Teacher().label(world).subtask == "done" and world.eef_pos()[2] < 0.08
+    for _ in range(45):
+        world.step(Teacher().label(world).action)
+    assert np.allclose(world.eef_pos(), skills.HOME, atol=0.01)
+    assert task.success(world), "the tower still stands"

@@ -35,7 +35,7 @@ class Jitter:
     brightness: float = 0.06
     contrast: float = 0.08
     colour: float = 0.03
-    point: float = 0.5  # pixels, one sigma, of the place that the controller is told
+    point: float = 0.3  # pixels, one sigma, of the place that the controller is told
     far_share: float = 0.05  # share of samples whose place is further off
     far_point: float = 2.5  # pixels, for those
     state: float = 0.0  # metres and radians, one sigma

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 META_EVERY = 50  # episodes between two renewals of meta/
 MAX_SEED = 9_999_999  # evaluation seeds lie above: no scene of an evaluation is ever trained on
-AFTER = (5, 25)  # frames of "done" at the end of an episode
+AFTER = (5, 40)  # frames of "done" at the end of an episode
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ class Recipe:
         out: where everything goes: cache and run.
         episodes: demonstrations that are simulated.
         suites: taken in turn.
+        hard: families of the core suite that need more than their share.
+        hard_share: so many more episodes, of demonstrations and of every round, are of those.
         datasets: recorded datasets (`steersman collect`) whose frames are added.
         frames: of those datasets, at most.
         preset: the network: nano, or nano_flat, the baseline without a planner.
@@ -54,6 +56,8 @@ class Recipe:
     out: Path = Path("runs/nano")
     episodes: int = 12_800
     suites: tuple[str, ...] = ("core", "core", "core", "core", "memory", "correction", "perturbed", "long")
+    hard: tuple[str, ...] = ("stack", "swap", "press")
+    hard_share: float = 0.3
     datasets: tuple[Path, ...] = ()
     frames: int = 60_000
     preset: str = "nano"
@@ -87,10 +91,13 @@ def follow(recipe: Recipe) -> Path:
         print(f"== {stage}  " + "  ".join(f"{k} {v}" for k, v in facts.items()), flush=True)
 
     def frames(stage: str, name: str, episodes: int, seed: int, checkpoint: str | None = None) -> None:
-        share = ROUND_SHARE if checkpoint else SHARE
-        workers = recipe.processes
-        simulate(cache, recipe.suites, episodes, seed, None, checkpoint, name, share, workers=workers)
-        note(stage, episodes=episodes, cache=Cache(cache, touch=False).summary())
+        more = round(episodes * recipe.hard_share) if recipe.hard else 0
+        common = {"checkpoint": checkpoint, "name": name, "share": ROUND_SHARE if checkpoint else SHARE}
+        common["workers"] = recipe.processes
+        simulate(cache, recipe.suites, episodes, seed, None, **common)
+        if more:
+            simulate(cache, ("core",), more, seed + episodes, recipe.hard, **common)
+        note(stage, episodes=episodes + more, cache=Cache(cache, touch=False).summary())
 
     def teach(stage: str, until: float) -> None:
         final = until >= recipe.total_minutes and recipe.last_batches

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 GROUP = 256  # episodes in a shard
 SHARE, LEAST, MOST = 0.1, 6, 30  # frames kept of an episode
-DETOURS = 0.2  # of those, how many rest though there is work left
+DETOURS = 0.2  # of those, how many rest though there is work left (twice as many before a swap begins)
 NEAR, BOOST = 5, 2.0  # frames so near a switch are kept more often
 
 
@@ -75,11 +75,13 @@ class Simulator(Walker):
             label, who, far = labels[t], driver[t], distance[t]
             whole = known[1][t].all() and known[3][t].all()
             world.restore(rows[t].kept)
-            if t and rng.random() < self.detours and self._rest(label, int(rng.integers(4, 26))):
+            unbegun = job.family == "swap" and world.task.progress(world) == 0
+            share = self.detours * (1 + unbegun)
+            if t and rng.random() < share and self._rest(label, int(rng.integers(4, 41))):
                 label, whole, who, far = self.teacher.label(world), False, DISTURBED, len(rows)
             pixels = world.observe()["pixels"]
             lags = list(past[t])
-            if job.family == "swap" and world.task.progress(world) == 0:
+            if unbegun:
                 lags[::2] = [NOTHING] * len(lags[::2])  # before it began, one look tells what to remember
             frame = {
                 **pixels,
@@ -101,14 +103,15 @@ class Simulator(Walker):
         return out | {"length": len(rows), "solved": rows[-1].success}
 
     def _rest(self, label: Label, steps: int) -> bool:
-        """Let the hand rise and wait as it does when all is done, though it is not; False where that would
+        """Let the hand go home and wait as it does when all is done, though it is not; False where that would
         change more than the hand's place. An agent that stops too early sees just this, and has to know
         better.
         """
         from envs.tabletop import skills
 
         world = self.env.world
-        if label.subtask == DONE or world.task.family == "press" or world.held() is not None:
+        lit = any(world.lamp_on(color) for color in world.scene.buttons)
+        if label.subtask == DONE or lit or world.held() is not None:
             return False
         for _ in range(steps):
             world.step(skills.rest(world))

@@ -288,10 +288,13 @@ def put_on_table(color: str) -> str:
     return f"put the {color} block on the table"
 
 
-def stack_on(color: str, base: str) -> str:
-    return f"stack the {color} block on the {base} block"
+def stack_on(color: str, base: str, below: int = 1) -> str:
+    """`below`: blocks under the new one. A place in a picture does not tell its height, so the words do."""
+    high = f" {_HEIGHTS[min(below, max(_HEIGHTS))]} up" if below > 1 else ""
+    return f"stack the {color} block on the {base} block{high}"
 
 
+_HEIGHTS = {2: "two", 3: "three", 4: "four"}
 OPEN_DRAWER = "open the drawer"
 CLOSE_DRAWER = "close the drawer"
 
@@ -310,7 +313,7 @@ def all_subtasks() -> list[str]:
     for c in COLORS:
         out += [pick(c), put_in_drawer(c), put_in_box(c), put_on_table(c), press(c), lift(c)]
         out += [put_in_bin(c, b) for b in COLORS]
-        out += [stack_on(c, b) for b in COLORS if b != c]
+        out += [stack_on(c, b, below) for b in COLORS if b != c for below in (1, *_HEIGHTS)]
         out += [put_on_mat(c, s) for s in SIDES]
     return out
 

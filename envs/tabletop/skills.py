@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OPEN, CLOSE = -1.0, 1.0
 STEP, TURN = 0.03, 0.15  # full scale of an action: metres, radians per control step
 CARRY = 0.16  # height of travel, TCP
-REST_HEIGHT = 0.20  # where the hand waits when all is done
+HOME = np.array([0.33, 0.0, 0.30])  # where the hand waits when all is done: it hides nothing there
 IN_BIN, IN_BOX, IN_DRAWER = (
     0.058,
     0.068,
@@ -237,9 +237,10 @@ def close_drawer(world: World) -> np.ndarray:
 
 
 def rest(world: World) -> np.ndarray:
-    """Nothing left to do: gently up, then still, the hand open."""
-    hand = world.eef_pos()
+    """Nothing left to do: up, home, and still, the hand open. From home the cameras see the whole table, so
+    who stopped too early can see it."""
     out = leave(world)
     if out is not None:
         return out
-    return move(world, np.array([hand[0], hand[1], max(hand[2], REST_HEIGHT)]), 0.0, OPEN, (0.0, 0.5))
+    free = float(np.clip((world.eef_pos()[2] - CARRY) / 0.05, 0.0, 1.0))
+    return move(world, HOME, 0.0, OPEN, (free, 0.8))

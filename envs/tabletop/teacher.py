@@ -210,7 +210,8 @@ def _stack(task: Task, world: World) -> _Step:
         if held == color:
             top = world.block_pos(base) + (0, 0, S.BLOCK_HALF)
             height = float(top[2]) + S.BLOCK_HALF + 0.002
-            return _carry(world, color, L.stack_on(color, base), top, height, 0.012, over=0.03)
+            sentence = L.stack_on(color, base, round(top[2] / (2 * S.BLOCK_HALF)))
+            return _carry(world, color, sentence, top, height, 0.012, over=0.03)
         if above not in (None, color):
             return _pick(world, above)
         return _pick(world, _on_top(world, color) or color)
