@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from backbone.errors import UserError
 from backbone.layout import Layout, Segment
 
-LOSSES = ("text", "scene", "point", "flow")
+LOSSES = ("text", "scene", "point", "flow", "fast")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class VisionConfig:
     final_norm: bool = True
     frames: int = 1
     spacetime_every: int = 0
+    ages: str = "periods"  # how far back a frame is, embedded: OpenTau's "periods" or LeRobot's "powers"
     gelu: str = "tanh"
+    projector: str = "linear"  # or "gemma3": pooled, RMS-normalised, projected without a bias
 
     @property
     def grid(self) -> int:
@@ -57,10 +59,17 @@ class StreamConfig:
     qk_norm: bool = True
     gelu: str = "tanh"  # "none" is the exact one: 5 times as fast on a CPU
     thetas: tuple[float, ...] = ()  # rotary base of every layer
+    stretch: tuple[float, ...] = ()  # positions of a layer are divided by this (linear RoPE scaling)
+    windows: tuple[int, ...] = ()  # a layer's query sees only so many last positions; 0: all
+    query_scale: float | None = None  # attention scores are divided by its root; None: head_dim
+    dropout: float = 0.0  # of what attention and MLP bring, in training
 
     def __post_init__(self):
         if len(self.thetas) != self.depth:
             object.__setattr__(self, "thetas", (self.thetas[0] if self.thetas else 10000.0,) * self.depth)
+        for name, least in (("stretch", 1.0), ("windows", 0)):
+            if not getattr(self, name):
+                object.__setattr__(self, name, (least,) * self.depth)
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,8 @@ class Preset:
     pointer_width: int = 64
     pointer_sigma: float = 0.7  # of the soft target, in cells of the fine map
     slot_embedding: bool = True
+    modalities: int = 0  # kinds of tokens that have a learnt vector added to theirs; 0: none
+    fast_words: int = 0  # vocabulary of FAST actions, 0: none
     embed_scale: bool = False  # multiply text embeddings by sqrt(width) (Gemma)
     tied_head: bool = False
     knowledge_insulation: bool = False
@@ -96,6 +107,7 @@ class Preset:
     scene_weight: float = 1.0  # of the words between `Scene:` and `Subtask:`
     point_weight: float = 0.5
     flow_weight: float = 1.0
+    fast_weight: float = 1.0
 
     def vision(self, camera: str) -> VisionConfig:
         return dict(self.cameras)[camera]

@@ -354,7 +354,8 @@ def test_space_time_tower(stem):
     wild = video.clone()
     wild[:, :2] = 9.0
     assert torch.equal(tower(wild, absent)[0], tower(video, absent)[0])
-    assert not torch.allclose(tower(video)[0], now, atol=1e-3)
+    assert torch.equal(tower(video)[0], tower(video, absent)[0]), "without a history there is none"
+    assert not torch.allclose(tower(video, ~absent)[0], now, atol=1e-3)
 
 
 # --- learning --------------------------------------------------------------------------------------------
