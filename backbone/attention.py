@@ -46,8 +46,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, implementation:
 def rotary(positions: Tensor, dim: int, theta: float, stretch: float = 1.0) -> tuple[Tensor, Tensor]:
     """positions (S,) or (B, S) -> cosines and sines (..., S, 1, dim / 2), float32.
 
-    positions (3, B, S): time, row and column of every token; band i turns with axis i mod 3 (interleaved MRoPE).
-    stretch: positions are divided by it (linear RoPE scaling).
+    positions (3, B, S): time, row and column of every token; band i turns with axis i mod 3 (interleaved
+    MRoPE). stretch: positions are divided by it (linear RoPE scaling).
     """
     frequency = theta ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
     frequency = frequency / stretch

@@ -14,9 +14,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from backbone.config import Preset
 from backbone.errors import UserError
 from backbone.network import Network
-from backbone.presets import Preset
 from backbone.tokenizer import Tokenizer
 
 FORMAT = 1

@@ -32,6 +32,7 @@ _ROOTS = [
     (r"^language_model\.lm_head\.|^lm_head\.", "vlm.lm_head."),
     (r"^(?:language_model\.model|model\.language_model)\.", "vlm.model.language_model."),
     (r"^model\.(layers|embed_tokens|norm)\.", r"vlm.model.language_model.\1."),
+    (r"^(?:vision_model\.)?((?:embeddings|encoder|post_layernorm)\.)", r"vlm.model.vision_tower.\1"),
     (r"^vision_model\.", "vlm.model.vision_tower.vision_model."),
 ]
 _TOWER, _TEXT = r"^vlm\.model\.vision_tower\.(?:vision_model\.)?", r"^vlm\.model\.language_model\."
@@ -73,9 +74,7 @@ _NAMES = [
 
 @dataclass
 class Report:
-    """What became of every key. `loaded` and `converted`: theirs -> ours; `ignored`: theirs -> why; `missing`:
-    ours.
-    """
+    """What became of every key. loaded, converted: theirs -> ours; ignored: theirs -> why; missing: ours."""
 
     loaded: dict[str, str] = field(default_factory=dict)
     converted: dict[str, str] = field(default_factory=dict)
@@ -103,7 +102,7 @@ def _few(keys: list[str]) -> str:
 
 
 def our_name(key: str, sandwich: bool) -> str:
-    """A public key in our words; what is not understood comes back as it is. sandwich: Gemma 3's four norms."""
+    """A public key in our words; what is not understood stays as it is. sandwich: Gemma 3's four norms."""
     for pattern, name in _ROOTS:
         renamed = re.sub(pattern, name, key)
         if renamed != key:
@@ -128,7 +127,7 @@ def fill(
     strict: UserError if a key is not understood or a weight of ours is not filled; else the report says so.
     """
     report, ours = Report(), dict(network.state_dict())
-    tower = f"towers.{next(iter(network.towers))}."
+    tower = f"towers.{next(iter(network.towers), '')}."
     filled = {name: 0 for name in ours}
     names = {key: our_name(key, network.preset.decoder.sandwich) for key in keys}
     for key, name in names.items():
@@ -195,7 +194,7 @@ def _place(network: Network, name: str) -> tuple[str, slice, bool]:
     found = re.match(r"(.*)/(\w+)\.(\w+)$", name)
     if not found:
         return name, slice(None), False
-    whole, part, kind = f"{found[1]}.{found[3]}", found[2], found[3]
+    whole, part = f"{found[1]}.{found[3]}", found[2]
     if whole.startswith("towers."):
         width = network.preset.cameras[0][1].width
         sizes = {"q": width, "k": width, "v": width}

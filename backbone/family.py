@@ -1,6 +1,6 @@
 """The π family as data: π0.5, π0.6, π0.7 planner and controller, their PaliGemma pair, π0.5 with memory.
 
-Every network here is `Network` with a preset made below; what sets them apart is sizes and the list of segments.
+Every network here is `Network` with a preset made below; sizes and the list of segments set them apart.
 Sources: Physical Intelligence's papers on π0.5, π0.6 and MEM, the openpi model card, and the open
 implementations whose checkpoints these presets load (openpi, LeRobot, OpenTau).
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from backbone.config import Preset, StreamConfig, VisionConfig
 from backbone.layout import Layout, Segment
-from backbone.presets import Preset, StreamConfig, VisionConfig
 
 SLIDING, FULL = 10_000.0, 1_000_000.0  # Gemma 3's rotary bases: five local layers, then a global one
 # Tokens of the words that stand between segments. A tokenizer knows them; these lengths are Gemma's.
@@ -131,14 +131,14 @@ def gemma1(width: int, mlp: int) -> StreamConfig:
 def gemma3(width: int, mlp: int, expert: bool = False, stretch: float = 1.0) -> StreamConfig:
     """Gemma 3 4B (2560, 10240), or the expert beside it (1280, 5120): plain blocks, turned by the same bases.
 
-    stretch: of the global layers' positions; 8 for Gemma 3's own weights, 1 for OpenTau's. No layer has a window:
-    prefixes are short, and the public implementations enforce none.
+    stretch: of the global layers' positions; 8 for Gemma 3's own weights, 1 for OpenTau's. No layer has a
+    window: prefixes are short, and the public implementations enforce none.
     """
-    full = [i % 6 == 5 for i in range(34)]
+    layers = [(FULL, stretch) if i % 6 == 5 else (SLIDING, 1.0) for i in range(34)]
+    thetas, stretches = zip(*layers, strict=True)
     return StreamConfig(
-        width, 34, 8, 4, 256, mlp, sandwich=not expert, qk_norm=not expert,
-        thetas=tuple(FULL if f else SLIDING for f in full), stretch=tuple(stretch if f else 1.0 for f in full),
-    )  # fmt: skip
+        width, 34, 8, 4, 256, mlp, sandwich=not expert, qk_norm=not expert, thetas=thetas, stretch=stretches
+    )
 
 
 def paligemma(frames: int = 1, **more) -> Sizes:
@@ -157,8 +157,8 @@ def gemma(frames: int = 1, **more) -> Sizes:
 def pi05(s: Sizes, state: str = "text", subtask: bool = False, modalities: bool = False) -> Preset:
     """π0.5. Pictures, words and state see each other; a subtask is written after them.
 
-    state: "text" (numbers in the prompt), "token" (one, behind the prompt) or "history" (LeRobot's memory: one
-    a step, before the prompt).
+    state: "text" (numbers in the prompt), "token" (one, behind the prompt) or "history" (LeRobot's memory:
+    one a step, before the prompt).
     """
     segments = s.images(modality=VISION)
     prompt = s.text("prompt", s.prompt, "joins", modality=LANGUAGE)
@@ -181,7 +181,7 @@ def pi05(s: Sizes, state: str = "text", subtask: bool = False, modalities: bool 
 
 
 def pi06(s: Sizes, subtask: bool = False) -> Preset:
-    """π0.6: Gemma 3, words read left to right, the state among them; what follows in FAST has no word of its own."""
+    """π0.6: Gemma 3, words read left to right, the state among them; FAST has no word of its own."""
     segments = [*s.images(), s.text("prompt", s.prompt, "causal")]
     if subtask:
         segments.append(s.text("response", s.response, "causal", target=True))
@@ -267,6 +267,17 @@ def pi07_paligemma_planner(s: Sizes, subtask_word: str = "opens") -> Preset:
 
 
 def pi05_mem(s: Sizes, positions: str = "mrope") -> Preset:
-    """π0.5 with memory: pictures and states of the last seconds; the last state predicts the first FAST token."""
+    """π0.5 with memory: pictures and states of the last seconds; the last state predicts FAST's first."""
     segments = [*s.images(), s.text("prompt", s.prompt, "joins"), s.states("joins"), *s.discrete(word=False)]
     return s.preset("pi05_mem", segments, positions)
+
+
+PRESETS = {
+    "pi05": lambda: pi05(paligemma(), subtask=True),
+    "pi06": lambda: pi06(gemma(), subtask=True),
+    "pi07": lambda: pi07(gemma(frames=6)),
+    "pi07_planner": lambda: pi07_planner(gemma()),
+    "pi07_paligemma": lambda: pi07_paligemma(paligemma(frames=6)),
+    "pi07_paligemma_planner": lambda: pi07_paligemma_planner(paligemma()),
+    "pi05_mem": lambda: pi05_mem(paligemma(frames=8)),
+}

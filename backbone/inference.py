@@ -41,7 +41,8 @@ class Run:
     def write(self, name: str, ids: Tensor, offset: int, real: Tensor | None = None) -> Tensor:
         """Put ids (B, k) into a causal text segment from place `offset` on -> hidden (B, k, width).
 
-        Whatever the segment held from `offset` on is forgotten. real (B, k) bool: which ids count; all by default.
+        Whatever the segment held from `offset` on is forgotten. real (B, k) bool: which ids count, by default
+        all.
         """
         network, start = self.network, self.layout.start(name)
         first, length = start + offset, ids.shape[1]

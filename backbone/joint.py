@@ -1,6 +1,6 @@
-"""Training both levels on one prefix, as the π family does: all segments in one pass, the flow beside them.
+"""Training both levels on one prefix, as the π family does: all segments in one pass, the flow beside it.
 
-The expert reads what is marked for it, so the FAST tokens and a text that only the planner writes stay unseen.
+The expert reads what is marked for it, so it never sees FAST tokens or a text that is the planner's alone.
 Means are over real tokens and real action dimensions only.
 """
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def losses(network: Network, batch: dict, samples: int = 1) -> dict[str, Tensor]:
-    """batch: the prefix's inputs (backbone/prefix.py) and, for a network with an expert, "actions" (B, H, A) in
-    robot units. Optional: "valid" (B, H) bool, "dims" (B,) real action dimensions, "delay" (B,) actions that
-    are already promised (training-time real-time chunking), "noise" (B, F, H, A), "time" (B, F),
+    """batch: the prefix's inputs (backbone/prefix.py) and, for a network with an expert, "actions" (B, H, A)
+    in robot units. Optional: "valid" (B, H) bool, "dims" (B,) real action dimensions, "delay" (B,) actions
+    that are already promised (training-time real-time chunking), "noise" (B, F, H, A), "time" (B, F),
     "z_weight" (of the squared log-partition of the text).
 
     Returns "text_loss" (the sum of its targets' means), "fast_loss", "flow_loss", as far as they apply; under
@@ -47,9 +47,9 @@ def losses(network: Network, batch: dict, samples: int = 1) -> dict[str, Tensor]
 
 
 def token_logits(network: Network, encoded: Encoded, segment: Segment) -> Tensor:
-    """What predicts each token of a target: (B, n, words). A text begins with <bos>, which nothing predicts, so
-    it has n = length - 1. The first FAST token is predicted by the last real token before it, whichever that
-    is: never by padding.
+    """What predicts each token of a target: (B, n, words). A text begins with <bos>, which nothing predicts,
+    so it has n = length - 1. The first FAST token is predicted by the last real token before it, whichever
+    that is: never by padding.
     """
     span = encoded.layout.span(segment.name)
     own = encoded.hidden[:, span]

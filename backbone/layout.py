@@ -6,8 +6,8 @@ Rules of attention:
 - towards earlier blocks a segment sees the segments it names in `sees` (None: all of them);
 - the action suffix sees the segments marked `expert_reads` and itself.
 
-A constant segment (a word like "State: ") can hang on others: it is there `when` any of the named segments is,
-or `unless` any is, sample by sample.
+A constant segment (a word like "State: ") can hang on others: it is there `when` any of the named segments
+is, or `unless` any is, sample by sample.
 
 Every segment has a fixed length and so a fixed slot; what a sample lacks is masked (`valid`), never removed.
 Since no segment sees a later block, a selection of segments that is closed under `sees` can be computed
@@ -56,8 +56,8 @@ class Layout:
     """`starts`: first slot of every segment (given by `select`; by default the segments lie end to end).
 
     positions "slots": a token's rotary position is its slot. "packed": pads take no position (PaliGemma
-    family). "mrope": three numbers a token, packed likewise: a picture's tokens share the first and count rows
-    and columns in the others, and it takes as many positions as it has rows.
+    family). "mrope": three numbers a token, packed likewise: a picture's tokens share the first and count
+    rows and columns in the others, and it takes as many positions as it has rows.
     """
 
     segments: tuple[Segment, ...]

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from backbone import joint, losses, prefix
 from backbone.attention import mask_bias
 from backbone.cache import Beside, Collect
+from backbone.config import Preset
 from backbone.embeddings import StateToken, TextEmbedding
 from backbone.layout import Layout
 from backbone.normalise import Normaliser
 from backbone.pointer import Pointer
-from backbone.presets import Preset
 from backbone.tokenizer import LOC_BINS, PAD, POINT
 from backbone.transformer import Stream, time_features
 from backbone.vision import VisionTower
@@ -58,9 +58,10 @@ class Network(nn.Module):
             self.fast = nn.Embedding(p.fast_words, width)
             self.fast_head = nn.Linear(width, p.fast_words)
         self.decoder = Stream(p.decoder, attention=p.attention)
+        self.head = None
         if p.layout.writes_plans:
             outputs = p.words + (0 if p.pointer else LOC_BINS)
-            self.head = nn.Linear(width, outputs, bias=False) if not p.tied_head else None
+            self.head = None if p.tied_head else nn.Linear(width, outputs, bias=False)
             if p.pointer:
                 self.pointer = Pointer(p.vision(p.pointer).channels[0], width, p.pointer_width)
         if p.expert:

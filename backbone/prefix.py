@@ -26,10 +26,11 @@ Tokens = tuple[Tensor, Tensor]  # (B, n, width) and which are real, (B, n) bool
 def embed(network: Network, layout: Layout, inputs: Mapping) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """x (B, n, width), valid (B, n) bool, and fine maps of the cameras.
 
-    inputs: what the segments' sources name. "images" and "subgoals" {camera: (B, H, W, 3)}, uint8 or in [-1, 1];
-    images may have a time axis, oldest first. "state" (B, D) or (B, T, D) in physical units; ids (B, <= length).
-    Optional: "there" {segment: (B,) or (B, n) bool}; "history" {camera or "state": (B, T) bool}, without which
-    only the current frame and state are real. UserError names the segment, what it expects and what came.
+    inputs: what the segments' sources name. "images" and "subgoals" {camera: (B, H, W, 3)}, uint8 or in
+    [-1, 1]; images may have a time axis, oldest first. "state" (B, D) or (B, T, D) in physical units; ids
+    (B, <= length). Optional: "there" {segment: (B,) or (B, n) bool}; "history" {camera or "state": (B, T)
+    bool}, without which only the current frame and state are real. UserError names the segment, what it
+    expects and what came.
     """
     found: dict[str, Tokens] = {}
     fine: dict[str, Tensor] = {}
@@ -95,15 +96,14 @@ def _picture(network, segment: Segment, camera: str, images: Tensor, inputs: Map
     frames = images.shape[1] if images.dim() == 5 else 1
     if images.dim() not in (4, 5) or images.shape[-3:] != (side, side, 3) or frames > tower.config.frames:
         most = f"1 to {tower.config.frames}, " if tower.config.frames > 1 else ""
-        raise UserError(
-            f"{segment.name}: expected pictures of shape (B, {most}{side}, {side}, 3), got {tuple(images.shape)}"
-        )
+        shape = f"(B, {most}{side}, {side}, 3)"
+        raise UserError(f"{segment.name}: expected pictures of shape {shape}, got {tuple(images.shape)}")
     tokens, fine[camera] = tower(images, inputs.get("history", {}).get(camera))
     return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
 
 
 def _state(network, segment: Segment, state: Tensor, history: Tensor | None) -> Tokens:
-    """One token a step. What is not there is zeroed before it is projected: nothing of it can reach anyone."""
+    """One token a step. What is not there is zeroed before it is projected, so nothing of it gets through."""
     state = state[:, None] if state.dim() == 2 else state
     if state.dim() != 3 or state.shape[1:] != (segment.length, network.preset.state_dim):
         shape = f"(B, {segment.length}, {network.preset.state_dim})"

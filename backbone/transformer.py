@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from backbone.attention import MASKED, attend, rotary, rotate
-from backbone.presets import StreamConfig
+from backbone.config import StreamConfig
 
 
 class _RMS(torch.autograd.Function):
@@ -181,8 +181,8 @@ class Stream(nn.Module):
 
 
 def _windowed(bias: Tensor, positions: Tensor, window: int) -> Tensor:
-    """Hide from each query what lies `window` or more positions before it; 0 hides nothing. The queries are the
-    keys: a window is for whole sequences, as a language model reads them.
+    """Hide from each query what lies `window` or more positions before it; 0 hides nothing. The queries are
+    the keys: a window is for whole sequences, as a language model reads them.
     """
     if not window:
         return bias

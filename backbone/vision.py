@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbone.attention import attend, mask_bias
+from backbone.config import VisionConfig
 from backbone.errors import UserError
-from backbone.presets import VisionConfig
 from backbone.transformer import RMSNorm, time_features
 
 

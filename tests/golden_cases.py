@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from backbone import convert, family
+from backbone.config import Preset, StreamConfig, VisionConfig
 from backbone.network import Network
-from backbone.presets import Preset, StreamConfig, VisionConfig
 
 CAMERAS = tuple(f"camera{i}" for i in range(8))
 

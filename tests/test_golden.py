@@ -1,8 +1,8 @@
 """Our networks against numbers that the public implementations computed (tests/golden/README.md).
 
 `pytest tests/test_golden.py --golden DIR` runs any folder laid out like that one and prints a row per case.
-Where we correct a defect of theirs, the numbers of the correction are compared (`alone.*`, `corrected.*`); the
-deviations are listed in DEVIATIONS, none is skipped.
+Where we correct a defect of theirs, the numbers of the correction are compared (`alone.*`, `corrected.*`).
+DEVIATIONS lists them; none is skipped.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ DEVIATIONS = {
     "separators": "whether a separator is there is each sample's own matter (alone.*), not its batch's",
     "first FAST token": "predicted from the last real token (corrected.*), not from padding",
     "means": "over real tokens; the sources' are over all slots, so sums and counts are compared",
-    "Subtask: ": "pi07_paligemma_high_level trains it as one block and decodes it word by word: `train.*` is compared"
-    " with the first layout, `decode.response_*` with the second",
+    "Subtask: ": "pi07_paligemma_high_level trains it as one block and decodes it word by word: `train.*` is"
+    " compared with the first layout, `decode.response_*` with the second",
 }
 
 
@@ -73,7 +73,7 @@ class Check:
         self.differences[name] = float(error.max()) if error.numel() else 0.0
 
     def real(self, name: str, ours: Tensor, valid: Tensor, theirs_real: Tensor) -> None:
-        """The same for columns: real ones only, in order, since a masked column may be missing on one side."""
+        """The same for columns: real ones only, in order; a masked column may be missing on one side."""
         if name not in self.outputs:
             return
         self.seen.add(name)

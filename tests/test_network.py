@@ -12,13 +12,14 @@ from agent.policy import Policy
 from backbone import losses
 from backbone.attention import MASKED, attend, mask_bias
 from backbone.cache import Beside
+from backbone.config import VisionConfig
 from backbone.inference import Run
 from backbone.layout import Layout, Segment
 from backbone.network import Network
 from backbone.normalise import Normaliser
 from backbone.observation import Observation
 from backbone.pointer import read_out, soft_target
-from backbone.presets import VisionConfig, preset
+from backbone.presets import preset
 from backbone.tokenizer import EOS, PAD, POINT, Tokenizer
 from backbone.transformer import _RMS
 from backbone.vision import VisionTower
