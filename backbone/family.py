@@ -7,8 +7,9 @@ implementations whose checkpoints these presets load (openpi, LeRobot, OpenTau).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from backbone.config import Preset, StreamConfig, VisionConfig
 from backbone.layout import Layout, Segment
@@ -272,12 +273,44 @@ def pi05_mem(s: Sizes, positions: str = "mrope") -> Preset:
     return s.preset("pi05_mem", segments, positions)
 
 
+def tiny(gemma3: bool = False, frames: int = 1) -> Sizes:
+    """Every part of a family member at a size for tests: some 10,000 parameters."""
+    shape = {"depth": 6 if gemma3 else 4, "heads": 4, "kv_heads": 2 if gemma3 else 1, "head_dim": 8}
+    thetas = (SLIDING,) * 5 + (FULL,) if gemma3 else ()
+    more = {"pool": 2, "projector": "gemma3"} if gemma3 else {}
+    eye = VisionConfig(56 if gemma3 else 28, 16, 4, 2, 24, frames=frames, spacetime_every=4, **more)
+    return Sizes(
+        vision=eye,
+        decoder=StreamConfig(width=24, mlp=32, sandwich=gemma3, qk_norm=gemma3, thetas=thetas, **shape),
+        expert=StreamConfig(width=16, mlp=24, sandwich=False, qk_norm=False, thetas=thetas, **shape),
+        words=96, cameras=("camera0", "camera1"), fast_words=32, state_dim=5, action_dim=4, horizon=6,
+        steps=3, prompt=10, response=6, metadata=5, memory=6, fast=5,
+        constants={text: [40 + at] * n for at, (text, n) in enumerate(WORD_LENGTHS.items())},
+    )  # fmt: skip
+
+
+_GEMMA3 = ("pi06", "pi07", "pi07_planner")
+_FRAMES = {"pi07": 6, "pi07_paligemma": 6, "pi05_mem": 8}
+_BUILDERS: dict[str, Callable[[Sizes], Preset]] = {
+    "pi05": partial(pi05, subtask=True),
+    "pi06": partial(pi06, subtask=True),
+    "pi07": pi07,
+    "pi07_planner": pi07_planner,
+    "pi07_paligemma": pi07_paligemma,
+    "pi07_paligemma_planner": pi07_paligemma_planner,
+    "pi05_mem": pi05_mem,
+}
+
+
+def build(name: str, small: bool = False, **sizes) -> Preset:
+    """A member of the family, full-size or tiny; `sizes` replaces fields of `Sizes`."""
+    frames = _FRAMES.get(name, 1)
+    backbone = tiny(name in _GEMMA3, frames) if small else (gemma if name in _GEMMA3 else paligemma)(frames)
+    return replace(_BUILDERS[name](replace(backbone, **sizes)), name=f"{name}_tiny" if small else name)
+
+
 PRESETS = {
-    "pi05": lambda: pi05(paligemma(), subtask=True),
-    "pi06": lambda: pi06(gemma(), subtask=True),
-    "pi07": lambda: pi07(gemma(frames=6)),
-    "pi07_planner": lambda: pi07_planner(gemma()),
-    "pi07_paligemma": lambda: pi07_paligemma(paligemma(frames=6)),
-    "pi07_paligemma_planner": lambda: pi07_paligemma_planner(paligemma()),
-    "pi05_mem": lambda: pi05_mem(paligemma(frames=8)),
+    f"{name}_tiny" if small else name: partial(build, name, small)
+    for small in (False, True)
+    for name in _BUILDERS
 }
