@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +73,9 @@ _NAMES = [
 ]
 
 
+TIED = "the head is the embedding"
+
+
 @dataclass
 class Report:
     """What became of every key. loaded, converted: theirs -> ours; ignored: theirs -> why; missing: ours."""
@@ -99,6 +103,23 @@ class Report:
 
 def _few(keys: list[str]) -> str:
     return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def source(name: str | Path) -> Path:
+    """A directory, a file, or a hub id (downloaded) as a path."""
+    path = Path(name)
+    if path.exists():
+        return path
+    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        raise UserError(f"convert: expected a directory, a safetensors file or a hub id, got '{name}'")
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.safetensors", "*.json", "assets/*"]
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=patterns))
+    except Exception as error:  # offline, missing, private: many types, one meaning
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"convert: '{name}' not found here or on the hub ({reason})") from error
 
 
 def our_name(key: str, sandwich: bool) -> str:
@@ -133,6 +154,8 @@ def fill(
     for key, name in names.items():
         name = re.sub(r"^tower\.", tower, name)
         reason = _ignored(network, name, names)
+        if reason == TIED and not torch.equal(read(key), read(_key_of("text.table.weight", names))):
+            raise UserError(f"convert: expected {key} to be the text embedding, got another matrix")
         if reason:
             report.ignored[key] = reason
             continue
@@ -163,11 +186,15 @@ def fill(
     return report
 
 
+def _key_of(ours: str, names: Mapping[str, str]) -> str:
+    return next(key for key, name in names.items() if name == ours)
+
+
 def _ignored(network: Network, name: str, names: Mapping[str, str]) -> str | None:
     """Why a weight is of no use to this network, or None."""
     p = network.preset
     if name == "vlm.lm_head.weight" and "text.table.weight" in names.values():
-        return "the head is the embedding"
+        return TIED
     if name.startswith("expert.lm_head"):
         return "never used"
     if name.startswith("expert.") and p.expert is None:
