@@ -16,10 +16,10 @@ from backbone.config import Preset
 from backbone.errors import UserError
 from backbone.network import Network
 from backbone.tokenizer import Tokenizer
-from backbone.weights import INDEX, SHARD, Weights, write
+from backbone.weights import FILE, INDEX, SHARD, Weights, write
 
 FORMAT = 1
-CONFIG, TOKENIZER, CARD = "config.json", "tokenizer.json", "README.md"
+CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", FILE, "tokenizer.json", "README.md"
 SHIPPED = Path(__file__).resolve().parent.parent / "steersman" / "checkpoints"
 
 
@@ -40,8 +40,8 @@ def save(
     """Write a checkpoint; a reader finds the old one or the new one, never a half-written one.
 
     tokenizer: None for a network whose tokenizer is published elsewhere. half: weights as float16
-    (normalisation stays float32). about: facts to keep beside (steps, data, scores). shard: bytes of a weights
-    file, at most. Files of others in the directory are kept.
+    (normalisation stays float32). about: facts to keep beside (steps, data, scores). shard: bytes of a
+    weights file, at most. Files of others in the directory are kept.
     """
     if tokenizer is not None:
         _fit(network.preset, tokenizer, "checkpoint")

@@ -87,6 +87,7 @@ class Preset:
     action_dim: int = 7
     horizon: int = 10
     steps: int = 5  # Euler steps from noise to actions
+    trained_delay: int = 0  # most actions that were already promised in training (real-time chunking)
     control_hz: float = 20.0
     shared_tower: bool = False
     state_octaves: int = 4  # Fourier features of the state beside the numbers themselves

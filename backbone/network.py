@@ -51,7 +51,7 @@ class Network(nn.Module):
         self.text = TextEmbedding(p.words, width, p.location_embedding, p.embed_scale)
         if any(s.kind == "state" for s in p.layout.segments):
             self.state = StateToken(p.state_dim, width, p.state_octaves)
-            self.state_norm = Normaliser(p.state_dim)
+        self.state_norm = Normaliser(p.state_dim)  # a state that is read as text is normalised too
         self.slot = nn.Embedding(p.layout.slots_needed, width) if p.slot_embedding else None
         self.modality = nn.Embedding(p.modalities, width) if p.modalities else None
         if p.fast_words:

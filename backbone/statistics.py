@@ -32,7 +32,7 @@ def find(directory: Path, weights: Weights | None = None) -> dict[str, Range]:
 
 def put(network: Network, found: Mapping[str, Range], where: str) -> dict[str, int]:
     """Set the network's normalisation; returns the real dimensions. UserError if something is missing."""
-    needed = {"state": getattr(network, "state_norm", None), "actions": getattr(network, "action_norm", None)}
+    needed = {"state": network.state_norm, "actions": getattr(network, "action_norm", None)}
     dims = {}
     for name, norm in needed.items():
         if name in found:

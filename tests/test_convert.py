@@ -186,7 +186,7 @@ def test_mistakes_on_the_command_line(tmp_path, capsys):
     for arguments, words in (
         ([source, out, "--preset", "pi99"], "preset: expected one of"),
         (["./nowhere", out, "--preset", "pi05_tiny"], "expected a directory"),
-        ([source, out, "--preset", "pi05_tiny"], "statistics: expected those of 'actions'"),
+        ([source, out, "--preset", "pi05_tiny"], "statistics: expected those of 'state'"),
         ([source, out, "--preset", "pi06_tiny"], "convert: "),
     ):
         assert main(["convert", *arguments]) == 2
