@@ -49,11 +49,17 @@ class TextEmbedding(nn.Module):
         super().__init__()
         if locations not in ("fourier", "table", "words"):
             raise ValueError(f"location embedding: expected 'fourier', 'table' or 'words', got {locations!r}")
+        self.in_words = locations == "words"
         self.words, self.scale = words, math.sqrt(width) if scale else 1.0
         self.table = nn.Embedding(words + (LOC_BINS if locations == "table" else 0), width)
         nn.init.normal_(self.table.weight, std=1 / math.sqrt(width) if scale else 0.5)
         self.value = nn.Linear(1 + 2 * self.OCTAVES, width) if locations == "fourier" else None
         self.axis = nn.Embedding(2, width) if locations == "fourier" else None
+
+    @property
+    def size(self) -> int:
+        """The number of ids there are, locations included."""
+        return self.words if self.in_words else self.words + LOC_BINS
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, S) -> (B, S, width)."""

@@ -124,6 +124,12 @@ def _words(network: Network, segment: Segment, ids: Tensor) -> Tokens:
     most = network.layout[segment.name].length  # of which `segment` may be a part that is long enough
     if ids.dim() != 2 or ids.shape[1] > most:
         raise UserError(f"{segment.name}: expected ids of shape (B, up to {most}), got {tuple(ids.shape)}")
+    if ids.device.type == "cpu" and ids.numel():  # elsewhere the question would wait for the device
+        words = network.preset.fast_words if segment.kind == "fast" else network.text.size
+        if int(ids.max()) >= words:
+            raise UserError(f"{segment.name}: expected ids below {words}, got {int(ids.max())}")
+        if int(ids.min()) < 0:
+            raise UserError(f"{segment.name}: expected ids from 0 on, got {int(ids.min())}")
     ids = F.pad(ids[:, : segment.length], (0, max(0, segment.length - ids.shape[1])), value=PAD)
     return (network.fast if segment.kind == "fast" else network.text)(ids), ids != PAD
 
