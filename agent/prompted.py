@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub import ModelHubMixin
 
 from backbone import checkpoint
 from backbone.errors import UserError
@@ -23,10 +24,11 @@ from lowlevel.controller import ActionChunk
 from lowlevel.prompted import PromptedController
 
 
-class PromptedPolicy:
+class PromptedPolicy(ModelHubMixin):
     """`planner` and `controller` as far as the network has them; where it has both they share one prefill.
 
     dims: the robot's own numbers of state and actions. cameras: the network's names -> the robot's.
+    `save_pretrained` and `push_to_hub` are Hugging Face's.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class PromptedPolicy:
         seed: int = 0,
     ):
         p = network.preset
-        self.network = network.eval()
+        self.network, self.about = network.eval(), {"prompt": how, "dims": dict(dims)}
         self.reader = Reader(network, words, prompt(how), dims.get("state", p.state_dim), cameras)
         writes = any(s.target for s in self.reader.layout.segments)
         self.planner = PromptedPlanner(self.reader) if writes else None
@@ -62,6 +64,10 @@ class PromptedPolicy:
         how = how or about.get("prompt") or FITTING.get(network.preset.name.removesuffix("_tiny"), "")
         words = Words.load(tokenizer or checkpoint.find(name))
         return cls(network, words, how, about.get("dims", {}), cameras, seed)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        checkpoint.save(save_directory, self.network, None, about=self.about)
+        self.reader.words.save(save_directory)
 
     @property
     def horizon(self) -> int:

@@ -289,6 +289,19 @@ def tiny(gemma3: bool = False, frames: int = 1) -> Sizes:
     )  # fmt: skip
 
 
+def with_words(preset: Preset, encode: Callable[[str], Sequence[int]] | None) -> Preset:
+    """The preset with a tokenizer's ids for the words between its segments; as it is without one."""
+    if encode is None:
+        return preset
+    segments = []
+    for segment in preset.layout.segments:
+        if segment.kind == "constant":
+            ids = tuple(encode(segment.source))
+            segment = replace(segment, ids=ids, length=len(ids))
+        segments.append(segment)
+    return replace(preset, layout=Layout(tuple(segments), preset.layout.positions))
+
+
 _GEMMA3 = ("pi06", "pi07", "pi07_planner")
 _FRAMES = {"pi07": 6, "pi07_paligemma": 6, "pi05_mem": 8}
 _BUILDERS: dict[str, Callable[[Sizes], Preset]] = {

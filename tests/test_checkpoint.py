@@ -37,7 +37,12 @@ def test_round_trip(network, saved):
     for (name, a), (_, b) in zip(network.state_dict().items(), again.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
     assert checkpoint.about(saved) == {"steps": 3} and not again.training
-    assert Policy.from_pretrained(saved).horizon == 10
+    policy = Policy.from_pretrained(saved)
+    assert policy.horizon == 10
+    policy.save_pretrained(saved.parent / "again")
+    assert (saved.parent / "again" / checkpoint.WEIGHTS).read_bytes() == (
+        saved / checkpoint.WEIGHTS
+    ).read_bytes()
 
 
 def test_half(network, tmp_path):

@@ -5,19 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from test_convert import published, write
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from agent.loop import Agent
 from agent.prompted import PromptedPolicy
-from backbone import checkpoint
 from backbone.errors import UserError
 from backbone.network import Network
 from backbone.observation import History, Observation
 from backbone.prompts import PROMPTS, metadata_words, prompt, prompt_ids, state_words
 from backbone.reader import fit
 from backbone.words import Words
+from steersman.cli import main
 
 torch.set_num_threads(1)
 TEXTS = (
@@ -229,9 +230,8 @@ def test_bad_input_is_told_in_one_line(words):
 
 
 def test_from_disk(words, tmp_path):
-    made = network("pi05")
-    path = checkpoint.save(tmp_path / "net", made, None, about={"dims": {"state": 3, "actions": 2}})
-    words.save(path)
+    path = tmp_path / "net"
+    policy("pi05", words, "opentau_pi05").save_pretrained(path)
     again = PromptedPolicy.from_pretrained(path, cameras={"camera0": "front"})
     assert again.action_dim == 2 and again.horizon == 6
     assert (
@@ -239,3 +239,23 @@ def test_from_disk(words, tmp_path):
     )
     half = PromptedPolicy.from_pretrained(path, dtype=torch.bfloat16, cameras={"camera0": "front"})
     assert half.network.text.table.weight.dtype == torch.bfloat16
+
+
+def test_converted_with_a_tokenizer(words, tmp_path):
+    words.save(tmp_path / "words")
+    made, theirs = published("pi07")
+    source = write(tmp_path / "src", theirs)
+    arguments = [
+        str(source),
+        str(tmp_path / "out"),
+        "--preset",
+        "pi07_tiny",
+        "--tokenizer",
+        str(tmp_path / "words"),
+    ]
+    assert main(["convert", *arguments]) == 0
+    policy = PromptedPolicy.from_pretrained(tmp_path / "out", cameras={"camera0": "front"})
+    segment = policy.network.layout["state_word"]
+    assert list(segment.ids) == words.encode("State: ") and segment.length == len(segment.ids)
+    assert policy.action_dim == 3 and policy.about["prompt"] == "opentau_pi07"
+    assert main(["convert", *arguments, "--prompt", "pi99"]) == 2
