@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from envs.tabletop.teacher import Label, Teacher
 
 from backbone.observation import Observation
+from envs.tabletop.teacher import Label, Teacher
 from envs.tabletop.world import World
 from highlevel.plan import DONE, Plan, Target
 from lowlevel.controller import ActionChunk

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub import ModelHubMixin
 
 from backbone import checkpoint
 from backbone.errors import UserError
@@ -20,10 +21,11 @@ from lowlevel.controller import ActionChunk
 from lowlevel.learned import LearnedController
 
 
-class Policy:
+class Policy(ModelHubMixin):
     """`planner` and `controller` can be used, and replaced, one by one. Observations leave nothing behind.
 
-    A network without a planner has None there, and acts on the instruction itself.
+    A network without a planner has None there, and acts on the instruction itself. `save_pretrained` and
+    `push_to_hub` are Hugging Face's.
     """
 
     def __init__(self, network: Network, tokenizer: Tokenizer, seed: int = 0):
@@ -35,6 +37,9 @@ class Policy:
     def from_pretrained(cls, name: str | Path, device: str | torch.device = "cpu", seed: int = 0) -> Policy:
         """A shipped name ("nano"), a directory or a hub id; UserError in one line if it cannot be had."""
         return cls(*checkpoint.load(name, device), seed=seed)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        checkpoint.save(save_directory, self.network, self.tokenizer)
 
     @property
     def horizon(self) -> int:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 MASKED = -30000.0  # finite in every dtype, and exp() of it is exactly 0: no row can turn into NaN
+
+
+def project(layer: nn.Linear, x: Tensor) -> Tensor:
+    """layer(x), also where the layer's weights are half-precision and x, a norm's output say, is float32."""
+    kind = layer.weight.dtype
+    return layer(x if kind == torch.float32 else x.to(kind))
 
 
 def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -43,10 +49,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, implementation:
     )
 
 
-def rotary(positions: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """positions (S,) or (B, S) -> cosines and sines (..., S, 1, dim / 2), float32."""
+def rotary(positions: Tensor, dim: int, theta: float, stretch: float = 1.0) -> tuple[Tensor, Tensor]:
+    """positions (S,) or (B, S) -> cosines and sines (..., S, 1, dim / 2), float32.
+
+    positions (3, B, S): time, row and column of every token; band i turns with axis i mod 3 (interleaved
+    MRoPE). stretch: positions are divided by it (linear RoPE scaling).
+    """
     frequency = theta ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
-    angle = positions.float()[..., None] * frequency
+    frequency = frequency / stretch
+    if positions.dim() == 3:
+        axes = torch.arange(dim // 2, device=positions.device) % 3
+        angle = positions.float()[axes].movedim(0, -1) * frequency
+    else:
+        angle = positions.float()[..., None] * frequency
     return angle.cos().unsqueeze(-2), angle.sin().unsqueeze(-2)
 
 

@@ -15,6 +15,8 @@ class Collect:
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """k, v (B, S, kv_heads, D)."""
+        if layer < len(self.keys):  # a block that is recomputed in the backward pass
+            return k, v
         self.keys.append(k)
         self.values.append(v)
         return k, v

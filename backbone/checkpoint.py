@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
+from backbone.config import Preset
 from backbone.errors import UserError
 from backbone.network import Network
-from backbone.presets import Preset
+from backbone.normalise import Normaliser
 from backbone.tokenizer import Tokenizer
+from backbone.weights import FILE, INDEX, SHARD, Weights, write
 
 FORMAT = 1
-CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
+# What stays float32 in a half-precision network: norms, what time and actions go through, the first look.
+ISLANDS = re.compile(r"norm|^time_|^action_|^state\.|\.stem\.|\.position$")
+CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", FILE, "tokenizer.json", "README.md"
 SHIPPED = Path(__file__).resolve().parent.parent / "steersman" / "checkpoints"
 
 
@@ -32,17 +35,20 @@ def shipped() -> list[str]:
 def save(
     directory: str | Path,
     network: Network,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     card: str = "",
     half: bool = False,
     about: dict | None = None,
+    shard: int = SHARD,
 ) -> Path:
     """Write a checkpoint; a reader finds the old one or the new one, never a half-written one.
 
-    half: weights as float16 (normalisation stays float32). about: facts to keep beside (steps, data, scores).
-    Files of others in the directory are kept.
+    tokenizer: None for a network whose tokenizer is published elsewhere. half: weights as float16
+    (normalisation stays float32). about: facts to keep beside (steps, data, scores). shard: bytes of a
+    weights file, at most. Files of others in the directory are kept.
     """
-    _fit(network.preset, tokenizer, "checkpoint")
+    if tokenizer is not None:
+        _fit(network.preset, tokenizer, "checkpoint")
     directory = Path(directory).absolute()
     fresh = directory.with_name(f".{directory.name}.{os.getpid()}.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -50,9 +56,9 @@ def save(
     try:
         config = {"format": FORMAT, "network": network.preset.to_dict(), "about": about or {}}
         (fresh / CONFIG).write_text(json.dumps(config, indent=1))
-        save_file(_weights(network, half), fresh / WEIGHTS, metadata={"format": "pt"})
-        (fresh / WEIGHTS).chmod(0o644)  # safetensors writes for the owner alone
-        tokenizer.save(fresh / TOKENIZER)
+        write(fresh, _weights(network, half), shard)
+        if tokenizer is not None:
+            tokenizer.save(fresh / TOKENIZER)
         (fresh / CARD).write_text(card or f"# {network.preset.name}\n\nA Steersman checkpoint.\n")
         _swap(fresh, directory)
     finally:
@@ -60,23 +66,72 @@ def save(
     return directory
 
 
-def load(name: str | Path, device: str | torch.device = "cpu") -> tuple[Network, Tokenizer]:
-    """A directory, a shipped name or a hub id -> network (float32, eval mode), tokenizer."""
+def load(
+    name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Network, Tokenizer]:
+    """A directory, a shipped name or a hub id -> network (in eval mode), tokenizer.
+
+    Weights go straight to the device, one by one. dtype: of the matrices; what needs it stays float32
+    (`ISLANDS`), and so does what flows between the layers.
+    """
     directory = find(name)
-    for file in (CONFIG, WEIGHTS, TOKENIZER):
+    for file in (CONFIG, TOKENIZER):
         if not (directory / file).is_file():
             raise UserError(f"checkpoint {name}: expected a file {file} in {directory}, found none")
     preset = _read_config(directory / CONFIG, name)
     tokenizer = Tokenizer.load(directory / TOKENIZER)
     _fit(preset, tokenizer, f"checkpoint {name}")
+    return _load_network(preset, directory, f"checkpoint {name}", device, dtype), tokenizer
+
+
+def load_network(
+    name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Network:
+    """The same of a checkpoint without a tokenizer of its own."""
+    directory = find(name)
+    if not (directory / CONFIG).is_file():
+        raise UserError(f"checkpoint {name}: expected a file {CONFIG} in {directory}, found none")
+    return _load_network(
+        _read_config(directory / CONFIG, name), directory, f"checkpoint {name}", device, dtype
+    )
+
+
+def _load_network(preset: Preset, directory: Path, what: str, device, dtype) -> Network:
+    with torch.device("meta"):
+        network = Network(preset)
     try:
-        weights = load_file(directory / WEIGHTS)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"checkpoint {name}: {WEIGHTS} is damaged or cut short ({error})") from error
-    network = Network(preset)
-    _check(network.state_dict(), weights, f"checkpoint {name}")
-    network.load_state_dict(weights)
-    return network.to(device).eval(), tokenizer
+        weights = Weights(directory)
+        expected = network.state_dict()
+        _check(expected, weights)
+        buffers, filled = {key for key, _ in network.named_buffers()}, {}
+        for key in expected:
+            tensor = weights.read(key, device)
+            if not tensor.isfinite().all():
+                raise UserError(f"weight '{key}' is not finite")
+            filled[key] = tensor.to(torch.float32 if key in buffers or ISLANDS.search(key) else dtype)
+    except UserError as error:
+        raise UserError(f"{what}: {str(error).removeprefix('weights: ')}") from error
+    network.load_state_dict(filled, assign=True)
+    return network.eval()
+
+
+def empty(preset: Preset, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Network:
+    """A network whose weights are memory and nothing else, to be filled: making random ones takes minutes."""
+    with torch.device("meta"):
+        network = Network(preset)
+    network.to_empty(device=device)
+    for module in network.modules():
+        if isinstance(module, Normaliser):
+            module.set_quantiles(*torch.tensor([-1.0, 1.0])[:, None].expand(2, len(module.low)))
+    return cast(network, dtype)
+
+
+def cast(network: Network, dtype: torch.dtype) -> Network:
+    """The matrices in `dtype`, what needs it in float32 (`ISLANDS`)."""
+    for name, parameter in network.named_parameters():
+        if not ISLANDS.search(name):
+            parameter.data = parameter.data.to(dtype)
+    return network
 
 
 def about(name: str | Path) -> dict:
@@ -90,7 +145,7 @@ def about(name: str | Path) -> dict:
 def find(name: str | Path) -> Path:
     """The directory of a checkpoint, downloaded if it is a hub id."""
     text = str(name)
-    if Path(text).is_dir():
+    if Path(text).is_dir() and (text not in shipped() or (Path(text) / CONFIG).is_file()):
         return Path(text)
     if text in shipped():
         return SHIPPED / text
@@ -100,7 +155,7 @@ def find(name: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(text, allow_patterns=[CONFIG, WEIGHTS, TOKENIZER, CARD]))
+        return Path(snapshot_download(text, allow_patterns=[CONFIG, "*.safetensors", INDEX, "*.json", CARD]))
     except Exception as error:  # offline, missing, private: many types, one meaning
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"checkpoint '{text}' not found here or on the hub ({reason}); {known}") from error
@@ -138,6 +193,9 @@ def _read_config(path: Path, name: str | Path) -> Preset:
         raise UserError(f"checkpoint {name}: {CONFIG} cannot be read ({error})") from error
     if not isinstance(config, dict) or "network" not in config:
         raise UserError(f"checkpoint {name}: {CONFIG} does not describe a Steersman network")
+    if isinstance(config.get("format"), int) and config["format"] > FORMAT:
+        got = f"got {config['format']}: a newer Steersman made it"
+        raise UserError(f"checkpoint {name}: expected format {FORMAT} or older, {got}")
     if config.get("format") != FORMAT:
         raise UserError(f"checkpoint {name}: expected format {FORMAT}, got {config.get('format')}")
     return Preset.from_dict(config["network"])
@@ -151,15 +209,14 @@ def _fit(preset: Preset, tokenizer: Tokenizer, what: str) -> None:
         )
 
 
-def _check(expected: dict, got: dict, what: str) -> None:
+def _check(expected: dict, got: Weights) -> None:
+    present = set(got.keys())
     for key, value in expected.items():
-        if key not in got:
-            raise UserError(f"{what}: weight '{key}' is missing")
-        if got[key].shape != value.shape:
-            shapes = f"expected shape {tuple(value.shape)}, got {tuple(got[key].shape)}"
-            raise UserError(f"{what}: weight '{key}' does not fit: {shapes}")
-        if not got[key].isfinite().all():
-            raise UserError(f"{what}: weight '{key}' is not finite")
-    extra = sorted(set(got) - set(expected))
+        if key not in present:
+            raise UserError(f"weight '{key}' is missing")
+        if got.shape(key) != tuple(value.shape):
+            shapes = f"expected shape {tuple(value.shape)}, got {got.shape(key)}"
+            raise UserError(f"weight '{key}' does not fit: {shapes}")
+    extra = sorted(present - set(expected))
     if extra:
-        raise UserError(f"{what}: weight '{extra[0]}' belongs to another network")
+        raise UserError(f"weight '{extra[0]}' belongs to another network")

@@ -22,9 +22,10 @@ class Run:
 
     def __init__(self, network: Network, batch: int = 1):
         c = network.preset.decoder
-        self.network, self.layout = network, network.layout
+        self.network, self.layout = network, network.layout.inference
         slots = self.layout.slots_needed
-        self.cache = Cache(c.depth, batch, slots, c.kv_heads, c.head_dim, network.device)
+        kind = network.decoder.blocks[0].qkv.weight.dtype
+        self.cache = Cache(c.depth, batch, slots, c.kv_heads, c.head_dim, network.device, kind)
         self.fine: dict[str, Tensor] = {}
         self.hidden: dict[str, Tensor] = {}
 
@@ -38,10 +39,11 @@ class Run:
         self.hidden |= {name: hidden[:, part.span(name)] for name in part.names}
 
     @torch.inference_mode()
-    def write(self, name: str, ids: Tensor, offset: int) -> Tensor:
+    def write(self, name: str, ids: Tensor, offset: int, real: Tensor | None = None) -> Tensor:
         """Put ids (B, k) into a causal text segment from place `offset` on -> hidden (B, k, width).
 
-        Whatever the segment held from `offset` on is forgotten.
+        Whatever the segment held from `offset` on is forgotten. real (B, k) bool: which ids count, by default
+        all.
         """
         network, start = self.network, self.layout.start(name)
         first, length = start + offset, ids.shape[1]
@@ -50,7 +52,8 @@ class Run:
         slots = torch.arange(first, first + length, device=x.device)
         if network.slot is not None:
             x = x + network.slot(slots)
-        return self._attend(x, torch.ones_like(ids, dtype=torch.bool), slots, [(first, length)])
+        real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
+        return self._attend(x, real, slots, [(first, length)])
 
     @torch.inference_mode()
     def prepare_actions(self) -> None:
@@ -61,7 +64,7 @@ class Run:
 
     @torch.inference_mode()
     def velocity(self, actions: Tensor, modulation: list[Tensor]) -> Tensor:
-        """Noisy normalised actions (B, H, A) -> velocity (B, H, A); overwrites the suffix slots."""
+        """Noisy normalised actions (B, H, A), modulation of their time -> velocity; overwrites the suffix."""
         start, horizon = self.layout.prefix.length, actions.shape[1]
         memory = self.cache.at([(start, horizon)], start + horizon)
         return self.network.velocity(actions[:, None], modulation, self.positions, self.bias, memory)[:, 0]
@@ -78,8 +81,9 @@ class Run:
         itself = slots[:, None] == torch.arange(end, device=x.device)
         mask = (allowed & cache.valid[:, None, :end]) | itself
         positions = slots
-        if self.layout.positions == "packed":
-            positions = (cache.valid.long().cumsum(1) - 1).clamp(min=0)[:, slots]
+        if self.layout.positions != "slots":
+            prefix = self.layout.prefix
+            positions = prefix.token_positions(cache.valid[:, : prefix.length])[..., slots]
         return self.network.decoder(x, positions, mask_bias(mask, x.dtype), cache.at(runs, end))
 
 

@@ -6,6 +6,9 @@ Rules of attention:
 - towards earlier blocks a segment sees the segments it names in `sees` (None: all of them);
 - the action suffix sees the segments marked `expert_reads` and itself.
 
+A constant segment (a word like "State: ") can hang on others: it is there `when` any of the named segments
+is, or `unless` any is, sample by sample.
+
 Every segment has a fixed length and so a fixed slot; what a sample lacks is masked (`valid`), never removed.
 Since no segment sees a later block, a selection of segments that is closed under `sees` can be computed
 alone, with the very same numbers: that is how the controller trains without the planner's inputs.
@@ -19,12 +22,18 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-KINDS = ("image", "text", "state", "actions")
+KINDS = ("image", "text", "constant", "state", "fast", "actions")
+POSITIONS = ("slots", "packed", "mrope")
 
 
 @dataclass(frozen=True)
 class Segment:
-    """`source`: where its content comes from in a batch, e.g. "images.front", "state", "instruction_ids"."""
+    """`source`: where its content comes from in a batch, e.g. "images.front", "state", "instruction_ids".
+
+    target: its text is learnt and written. training: it is there in training only. optional: its input may be
+    missing. ids: of a constant's tokens.
+    modality: row of the preset's modality embedding, if it has one.
+    """
 
     name: str
     kind: str
@@ -34,6 +43,12 @@ class Segment:
     sees: tuple[str, ...] | None = None
     expert_reads: bool = False
     target: bool = False
+    training: bool = False
+    optional: bool = False
+    ids: tuple[int, ...] = ()
+    when: tuple[str, ...] = ()
+    unless: tuple[str, ...] = ()
+    modality: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,8 @@ class Layout:
     """`starts`: first slot of every segment (given by `select`; by default the segments lie end to end).
 
     positions "slots": a token's rotary position is its slot. "packed": pads take no position (PaliGemma
-    family).
+    family). "mrope": three numbers a token, packed likewise: a picture's tokens share the first and count
+    rows and columns in the others, and it takes as many positions as it has rows.
     """
 
     segments: tuple[Segment, ...]
@@ -50,7 +66,16 @@ class Layout:
 
     def __post_init__(self):
         seen: list[str] = []
+        names = {segment.name for segment in self.segments}
+        if self.positions not in POSITIONS:
+            raise ValueError(f"layout: positions are one of {', '.join(POSITIONS)}, got '{self.positions}'")
         for segment in self.segments:
+            if segment.kind == "constant" and len(segment.ids) != segment.length:
+                raise ValueError(
+                    f"layout: '{segment.name}' has {len(segment.ids)} ids for {segment.length} tokens"
+                )
+            if self.starts is None and not set(segment.when + segment.unless) <= names:
+                raise ValueError(f"layout: '{segment.name}' hangs on a segment that is not there")
             if segment.kind not in KINDS or segment.attend not in ("opens", "joins", "causal"):
                 raise ValueError(f"layout: segment '{segment.name}' has an unknown kind or way to attend")
             for name in segment.sees or ():
@@ -101,8 +126,24 @@ class Layout:
         return self.select(tuple(s.name for s in self.segments if s.kind != "actions"))
 
     @cached_property
+    def inference(self) -> Layout:
+        """Without what is there in training only."""
+        kept = tuple(s for s in self.segments if not s.training)
+        return self if len(kept) == len(self.segments) else Layout(kept, self.positions)
+
+    @cached_property
     def suffix(self) -> Segment | None:
         return next((s for s in self.segments if s.kind == "actions"), None)
+
+    @cached_property
+    def context(self) -> tuple[str, ...]:
+        """Names of what is known before anything is written: all before the first target."""
+        known = []
+        for segment in self.prefix.segments:
+            if segment.target or segment.training:
+                break
+            known.append(segment.name)
+        return tuple(known)
 
     @cached_property
     def planner(self) -> Layout:
@@ -191,10 +232,35 @@ class Layout:
         return (allowed & valid[:, None, :]) | torch.eye(self.length, dtype=torch.bool, device=valid.device)
 
     def token_positions(self, valid: Tensor) -> Tensor:
-        """Rotary positions, (n,) or (B, n)."""
+        """Rotary positions, (n,) or (B, n), or (3, B, n) for "mrope"."""
         if self.positions == "slots":
             return self.slots.to(valid.device)
-        return (valid.long().cumsum(1) - 1).clamp(min=0)
+        if self.positions == "packed":
+            return (valid.long().cumsum(1) - 1).clamp(min=0)
+        cursor, parts = torch.zeros(len(valid), 1, dtype=torch.long, device=valid.device), []
+        for segment in self.segments:
+            real = valid[:, self.span(segment.name)].long()
+            if segment.kind == "image":
+                side = round(segment.length**0.5)
+                cell = torch.arange(segment.length, device=valid.device).expand(len(valid), -1)
+                axes = (torch.zeros_like(cell), cell // side, cell % side)
+                parts.append(torch.stack([cursor + axis for axis in axes]))
+                cursor = cursor + side * real[:, :1]
+            else:
+                line = cursor + (real.cumsum(1) - 1).clamp(min=0)
+                parts.append(line.expand(3, -1, -1))
+                cursor = cursor + real.sum(1, keepdim=True)
+        return torch.cat(parts, 2)
+
+    def next_position(self, valid: Tensor, columns: Tensor) -> Tensor:
+        """(B, 1): where the suffix begins, behind the real ones of these columns (n,)."""
+        if self.positions == "slots":
+            raise ValueError("layout: a suffix in slots begins at its own")
+        real = valid & columns
+        if self.positions == "packed":
+            return real.sum(1, keepdim=True)
+        last = self.token_positions(valid).amax(0).masked_fill(~real, -1)
+        return last.amax(1, keepdim=True) + 1
 
 
 @lru_cache(maxsize=4096)

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbone import losses
-from backbone.attention import mask_bias
+from backbone import joint, losses, prefix
+from backbone.attention import mask_bias, project
 from backbone.cache import Beside, Collect
+from backbone.config import Preset
 from backbone.embeddings import StateToken, TextEmbedding
 from backbone.layout import Layout
 from backbone.normalise import Normaliser
 from backbone.pointer import Pointer
-from backbone.presets import Preset
 from backbone.tokenizer import LOC_BINS, PAD, POINT
 from backbone.transformer import Stream, time_features
 from backbone.vision import VisionTower
@@ -49,13 +49,19 @@ class Network(nn.Module):
         cameras = p.cameras[:1] if p.shared_tower else p.cameras
         self.towers = nn.ModuleDict({name: VisionTower(c, width, p.attention) for name, c in cameras})
         self.text = TextEmbedding(p.words, width, p.location_embedding, p.embed_scale)
-        self.state = StateToken(p.state_dim, width, p.state_octaves)
-        self.state_norm = Normaliser(p.state_dim)
+        if any(s.kind == "state" for s in p.layout.segments):
+            self.state = StateToken(p.state_dim, width, p.state_octaves)
+        self.state_norm = Normaliser(p.state_dim)  # a state that is read as text is normalised too
         self.slot = nn.Embedding(p.layout.slots_needed, width) if p.slot_embedding else None
+        self.modality = nn.Embedding(p.modalities, width) if p.modalities else None
+        if p.fast_words:
+            self.fast = nn.Embedding(p.fast_words, width)
+            self.fast_head = nn.Linear(width, p.fast_words)
         self.decoder = Stream(p.decoder, attention=p.attention)
+        self.head = None
         if p.layout.writes_plans:
             outputs = p.words + (0 if p.pointer else LOC_BINS)
-            self.head = nn.Linear(width, outputs, bias=False) if not p.tied_head else None
+            self.head = None if p.tied_head else nn.Linear(width, outputs, bias=False)
             if p.pointer:
                 self.pointer = Pointer(p.vision(p.pointer).channels[0], width, p.pointer_width)
         if p.expert:
@@ -65,49 +71,29 @@ class Network(nn.Module):
             self.action_out = nn.Linear(p.expert.width, p.action_dim)
             self.time_in = nn.Linear(p.expert.width, p.expert.width)
             self.time_out = nn.Linear(p.expert.width, p.expert.width)
-            self.action_slot = nn.Parameter(torch.randn(p.horizon, p.expert.width) * 0.02)
+            if p.slot_embedding:
+                self.action_slot = nn.Parameter(torch.randn(p.horizon, p.expert.width) * 0.02)
+            elif p.modalities:
+                self.action_slot = nn.Parameter(torch.zeros(1, p.expert.width))
+            else:
+                self.action_slot = None
         if self.slot is not None:
             nn.init.normal_(self.slot.weight, std=0.1)
 
     @property
     def device(self) -> torch.device:
-        return self.state.linear.weight.device
+        return self.text.table.weight.device
+
+    def recompute(self, on: bool = True) -> None:
+        """Compute blocks again in the backward pass instead of keeping what they made: slower, far less memory."""
+        for part in (self.decoder, *self.towers.values(), *([self.expert] if self.preset.expert else [])):
+            part.recompute = on
 
     # --- prefix ------------------------------------------------------------------------------------------
 
     def embed(self, layout: Layout, inputs: dict) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The tokens of a prefix: x (B, n, width), valid (B, n) bool, fine maps of the cameras.
-
-        inputs: what the segments' sources name. Images (B, H, W, 3) uint8 or with a time axis; "state" (B, D)
-        in physical units; ids (B, <= length). Optional: "there" {segment: (B,) bool} for what may be absent,
-        "history" {camera: (B, T) bool} for past frames that may be.
-        """
-        parts, valid, fine = [], [], {}
-        for segment in layout.segments:
-            if segment.kind == "image":
-                camera = segment.source.removeprefix("images.")
-                tower = self.towers[camera if camera in self.towers else next(iter(self.towers))]
-                tokens, fine[camera] = tower(inputs["images"][camera], inputs.get("history", {}).get(camera))
-                real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-            elif segment.kind == "state":
-                tokens = self.state(self.state_norm(inputs["state"]))
-                real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-            else:
-                ids = inputs[segment.source][:, : segment.length]
-                ids = F.pad(ids, (0, segment.length - ids.shape[1]), value=PAD)
-                tokens, real = self.text(ids), ids != PAD
-            if segment.name in inputs.get("there", ()):
-                real = real & inputs["there"][segment.name][:, None]
-            if tokens.shape[1] != segment.length:
-                raise ValueError(
-                    f"layout: '{segment.name}' expected {segment.length} tokens, got {tokens.shape[1]}"
-                )
-            parts.append(tokens.float())
-            valid.append(real)
-        x = torch.cat(parts, 1)
-        if self.slot is not None:
-            x = x + self.slot(layout.slots.to(x.device))
-        return x, torch.cat(valid, 1), fine
+        """The tokens of a prefix: x (B, n, width), valid (B, n) bool, fine maps (see backbone/prefix.py)."""
+        return prefix.embed(self, layout, inputs)
 
     def encode(self, layout: Layout, inputs: dict) -> Encoded:
         """Compute a prefix in one pass (training; inference goes through backbone/inference.py)."""
@@ -120,23 +106,29 @@ class Network(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., width) -> scores of the next token (..., words), float32."""
         if self.head is None:
-            return F.linear(hidden, self.text.table.weight[: self.preset.words]).float()
-        return self.head(hidden).float()
+            words = self.text.table.weight[: self.preset.words]
+            return F.linear(hidden.to(words.dtype) if words.dtype != torch.float32 else hidden, words).float()
+        return project(self.head, hidden).float()
 
     # --- suffix ------------------------------------------------------------------------------------------
 
     def modulation(self, time: Tensor) -> list[Tensor]:
         """Flow time (B, F) or (B, F, H) -> the expert's modulation, (B, F, 1 or H, 3 D) each."""
+        return self.expert.modulation(self.condition(time))
+
+    def condition(self, time: Tensor) -> Tensor:
+        """The same -> what all AdaRMS norms are computed from, (B, F, 1 or H, D)."""
         time = time[..., None] if time.dim() == 2 else time
         x = self.time_in(time_features(time, self.preset.expert.width))
-        return self.expert.modulation(F.silu(self.time_out(F.silu(x))))
+        return F.silu(self.time_out(F.silu(x)))
 
     def velocity(
         self, actions: Tensor, modulation: list[Tensor], positions: Tensor, bias: Tensor, memory
     ) -> Tensor:
         """Noisy normalised actions (B, F, H, A) -> velocity, alike, float32. F chunks share one prefix."""
         with torch.autocast(actions.device.type, enabled=False):
-            x = self.action_in(actions) + self.action_slot
+            x = self.action_in(actions)
+            x = x if self.action_slot is None else x + self.action_slot
         x = self.expert(x, positions, bias, memory, modulation)
         with torch.autocast(actions.device.type, enabled=False):
             return self.action_out(x.float())
@@ -144,9 +136,14 @@ class Network(nn.Module):
     # --- losses ------------------------------------------------------------------------------------------
 
     def forward(
-        self, planner: dict | None = None, controller: dict | None = None, flow_samples: int = 4
+        self,
+        planner: dict | None = None,
+        controller: dict | None = None,
+        flow_samples: int = 4,
+        both: dict | None = None,
     ) -> dict:
-        """Losses of a planner's batch, a controller's batch, or both.
+        """Losses of a planner's batch, a controller's batch, or both, or of a batch for both levels at once
+        (see backbone/joint.py).
 
         planner: images, state (B, 8), instruction_ids, memory_ids, target_ids (B, L; `Updated Memory:` first,
         <point> or <eos> last, padded), point (B, 2; nan if none), weight (B,).
@@ -159,6 +156,8 @@ class Network(nn.Module):
             out |= self._planner_losses(planner)
         if controller is not None:
             out |= self._controller_losses(controller, flow_samples)
+        if both is not None:
+            out |= joint.losses(self, both, flow_samples)
         out["loss"] = sum(out[name] * weight for name, weight in p.loss_weights.items() if name in out)
         return out
 
@@ -209,12 +208,11 @@ class Network(nn.Module):
         """Rotary positions and mask (B, F * H, n + F * H) of F chunks that share a prefix of n columns."""
         device, horizon = valid.device, self.preset.horizon
         columns = valid & layout.expert_columns.to(device)
-        start = self.layout.start(self.layout.suffix.name)
         positions = torch.arange(horizon, device=device).repeat(chunks)
         if layout.positions == "slots":
-            positions = positions + start
+            positions = positions + self.layout.start(self.layout.suffix.name)
         else:
-            positions = positions + columns.sum(1, keepdim=True)
+            positions = positions + layout.next_position(valid, layout.expert_columns.to(device))
         own = torch.block_diag(*[torch.ones(horizon, horizon, dtype=torch.bool, device=device)] * chunks)
         rows = (-1, chunks * horizon, -1)
         mask = torch.cat((columns[:, None].expand(*rows), own.expand(len(valid), -1, -1)), 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -14,15 +15,20 @@ from backbone.errors import UserError
 class Observation:
     """What both levels look at.
 
-    images: camera name -> (H, W, 3) uint8, rows from the top.
-    state: (D,) float32 in physical units (metres, radians).
+    images: camera name -> (H, W, 3) uint8, rows from the top; (T, H, W, 3) with the past, oldest first.
+    state: (D,) float32 in physical units (metres, radians); (T, D) with the past.
     instruction: the person's words.
+    metadata: how to do it and with what: speed, quality, mistake, robot, fps, control, those that are known.
+    subgoals: camera name -> (H, W, 3) uint8, what it should look like soon.
+    history: (T,) bool, which of the T moments there were; without it only the last. See `History`.
     """
 
     images: Mapping[str, np.ndarray]
     state: np.ndarray
     instruction: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    subgoals: Mapping[str, np.ndarray] = field(default_factory=dict)
+    history: np.ndarray | None = None
 
     @classmethod
     def from_env(cls, obs: Mapping, instruction: str) -> Observation:
@@ -57,3 +63,34 @@ class Observation:
             raise UserError(f"observation: expected a floating point state, got {state.dtype}")
         if not np.isfinite(state).all():
             raise UserError(f"observation: expected finite numbers in the state, got {state.tolist()}")
+
+
+class History:
+    """The last moments of an episode, for networks that look back: every `interval`-th of the last frames.
+
+    Call `add` with each observation, also those between two looks.
+    """
+
+    def __init__(self, frames: int, interval: int = 1):
+        if frames < 1 or interval < 1:
+            raise UserError(f"history: expected at least 1 frame and interval, got {frames} and {interval}")
+        self.frames, self.interval = frames, interval
+        self._kept: deque[Observation] = deque(maxlen=(frames - 1) * interval + 1)
+
+    def reset(self) -> None:
+        self._kept.clear()
+
+    def add(self, observation: Observation) -> Observation:
+        """The same moment with its past. What there was not is zero, and `history` says so."""
+        self._kept.append(observation)
+        if self.frames == 1:
+            return observation
+        past = list(self._kept)[:: -self.interval][: self.frames][::-1]
+        missing = self.frames - len(past)
+        images = {
+            name: np.stack([np.zeros_like(image)] * missing + [np.asarray(o.images[name]) for o in past])
+            for name, image in observation.images.items()
+        }
+        states = [np.zeros_like(observation.state)] * missing + [np.asarray(o.state) for o in past]
+        there = np.arange(self.frames) >= missing
+        return replace(observation, images=images, state=np.stack(states), history=there)

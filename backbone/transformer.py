@@ -7,9 +7,10 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from backbone.attention import attend, rotary, rotate
-from backbone.presets import StreamConfig
+from backbone.attention import MASKED, attend, project, rotary, rotate
+from backbone.config import StreamConfig
 
 
 class _RMS(torch.autograd.Function):
@@ -99,7 +100,7 @@ class Block(nn.Module):
             x, gate = self.attention_norm(x, modulation)
         else:
             x = self.attention_norm(x)
-        qkv = self.qkv(x).view(x.shape[0], -1, c.heads + 2 * c.kv_heads, c.head_dim)
+        qkv = project(self.qkv, x).view(x.shape[0], -1, c.heads + 2 * c.kv_heads, c.head_dim)
         qk, v = qkv.split((c.heads + c.kv_heads, c.kv_heads), 2)
         if c.qk_norm:  # one pass over queries and keys together
             weight = torch.cat(
@@ -107,11 +108,14 @@ class Block(nn.Module):
             )
             qk = rms_norm(qk, 1 + weight, self.q_norm.eps)
         qk = rotate(qk, *rope).to(v.dtype)
-        return qk[:, :, : c.heads], qk[:, :, c.heads :], v, gate
+        q = qk[:, :, : c.heads]
+        if c.query_scale is not None:  # attention itself divides by the root of head_dim
+            q = q * (c.head_dim / c.query_scale) ** 0.5
+        return q, qk[:, :, c.heads :], v, gate
 
     def finish(self, x: Tensor, attended: Tensor, gate: Tensor | None, modulation: Tensor | None) -> Tensor:
         """Add what attention brought (B, S, heads * d) and then the MLP, both gated in an adaptive block."""
-        y = self.out(attended).view(x.shape)
+        y = self._dropped(project(self.out, attended).view(x.shape))
         if self.config.sandwich:
             y = self.after_attention(y)
         x = x + y if gate is None else torch.addcmul(x, y, gate)
@@ -119,11 +123,14 @@ class Block(nn.Module):
             y, gate = self.mlp_norm(x, modulation)
         else:
             y, gate = self.mlp_norm(x), None
-        a, b = self.gate_up(y).chunk(2, -1)
-        y = self.down(F.gelu(a, approximate=self.config.gelu) * b)
+        a, b = project(self.gate_up, y).chunk(2, -1)
+        y = self._dropped(self.down(F.gelu(a, approximate=self.config.gelu) * b))
         if self.config.sandwich:
             y = self.after_mlp(y)
         return x + y if gate is None else torch.addcmul(x, y, gate)
+
+    def _dropped(self, y: Tensor) -> Tensor:
+        return F.dropout(y, self.config.dropout, self.training) if self.config.dropout else y
 
 
 class Stream(nn.Module):
@@ -132,6 +139,7 @@ class Stream(nn.Module):
     def __init__(self, config: StreamConfig, adaptive: bool = False, attention: str = "math"):
         super().__init__()
         self.config, self.adaptive, self.attention = config, adaptive, attention
+        self.recompute = False  # blocks in the backward pass, instead of keeping what they made
         self.blocks = nn.ModuleList(Block(config, adaptive) for _ in range(config.depth))
         self.norm = AdaRMS(config.width, config.width) if adaptive else RMSNorm(config.width)
         for block in self.blocks:  # residual branches start small, so depth does not blow up the stream
@@ -148,22 +156,44 @@ class Stream(nn.Module):
     def forward(
         self, x: Tensor, positions: Tensor, bias: Tensor, memory, modulation: list[Tensor] | None = None
     ) -> Tensor:
-        """x (B, S, D) or (B, F, H, D) with F * H = S; positions (S,) or (B, S); bias (B, 1, S, N).
+        """x (B, S, D) or (B, F, H, D) with F * H = S; positions (S,), (B, S) or (3, B, S); bias (B, 1, S, N).
 
         memory: a Collect, Beside or Cache, which says what the S queries attend to (N keys).
         """
-        ropes = {theta: rotary(positions, self.config.head_dim, theta) for theta in set(self.config.thetas)}
-        for layer, block in enumerate(self.blocks):
+        c = self.config
+        kinds = list(zip(c.thetas, c.stretch, strict=True))
+        ropes = {kind: rotary(positions, c.head_dim, *kind) for kind in set(kinds)}
+        biases = {window: _windowed(bias, positions, window) for window in set(c.windows)}
+
+        def run(layer: int, block: Block, x: Tensor) -> Tensor:
             first, second = modulation[2 * layer : 2 * layer + 2] if self.adaptive else (None, None)
-            q, k, v, gate = block.project(x, ropes[self.config.thetas[layer]], first)
+            q, k, v, gate = block.project(x, ropes[kinds[layer]], first)
             keys, values = memory.extend(layer, k, v)
-            x = block.finish(x, attend(q, keys, values, bias, self.attention), gate, second)
+            attended = attend(q, keys, values, biases[c.windows[layer]], self.attention)
+            return block.finish(x, attended, gate, second)
+
+        for layer, block in enumerate(self.blocks):
+            if self.recompute and self.training and torch.is_grad_enabled():
+                x = checkpoint(run, layer, block, x, use_reentrant=False)
+            else:
+                x = run(layer, block, x)
         return self.norm(x, modulation[-1])[0] if self.adaptive else self.norm(x)
+
+
+def _windowed(bias: Tensor, positions: Tensor, window: int) -> Tensor:
+    """Hide from each query what lies `window` or more positions before it; 0 hides nothing. The queries are
+    the keys: a window is for whole sequences, as a language model reads them.
+    """
+    if not window:
+        return bias
+    far = positions[..., :, None] - positions[..., None, :] >= window
+    return bias.masked_fill(far if far.dim() == 2 else far[:, None], MASKED)
 
 
 def time_features(time: Tensor, dim: int, shortest: float = 4e-3, longest: float = 4.0) -> Tensor:
     """Flow time (...) -> (..., dim): sines, then cosines, of 2 pi t / period, geometric periods."""
+    exact = torch.float32 if time.device.type == "mps" else torch.float64  # phases reach thousands of radians
     fraction = torch.linspace(0, 1, dim // 2, dtype=torch.float64)  # on the CPU: MPS has no float64
-    period = (shortest * (longest / shortest) ** fraction).to(time.device, torch.float32)
-    angle = 2 * math.pi * time.float()[..., None] / period
-    return torch.cat((angle.sin(), angle.cos()), -1)
+    period = (shortest * (longest / shortest) ** fraction).to(time.device, exact)
+    angle = 2 * math.pi * time.to(exact)[..., None] / period
+    return torch.cat((angle.sin(), angle.cos()), -1).float()

@@ -10,10 +10,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from backbone.attention import attend, mask_bias
-from backbone.presets import VisionConfig
-from backbone.transformer import time_features
+from backbone.attention import attend, mask_bias, project
+from backbone.config import VisionConfig
+from backbone.errors import UserError
+from backbone.transformer import RMSNorm, time_features
 
 
 class PatchStem(nn.Module):
@@ -73,11 +75,11 @@ class VisionBlock(nn.Module):
         """x (B * T, N, D), frames oldest first. ages (T, D): embedded offsets, bias (B, 1, T, T)."""
         mixes = self.temporal and frames > 1
         seen = (x.unflatten(0, (-1, frames)) + ages[:, None]).flatten(0, 1) if mixes else x
-        q, k, v = self.qkv(self.norm1(seen)).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q, k, v = project(self.qkv, self.norm1(seen)).unflatten(-1, (3, self.heads, -1)).unbind(2)
         if mixes:
             v = self._over_time(q, k, v, frames, bias)
         x = x + self.out(attend(q, k, v, None, self.attention))
-        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate=self.gelu))
+        return x + self.down(F.gelu(project(self.up, self.norm2(x)), approximate=self.gelu))
 
     def _over_time(self, q: Tensor, k: Tensor, v: Tensor, frames: int, bias: Tensor) -> Tensor:
         """Mix the values (B * T, N, heads, d) of each patch over the frames it may see."""
@@ -99,6 +101,7 @@ class VisionTower(nn.Module):
     def __init__(self, config: VisionConfig, out: int, attention: str = "math"):
         super().__init__()
         self.config = config
+        self.recompute = False  # blocks in the backward pass, instead of keeping what they made
         self.stem = ConvStem(config) if config.stem == "conv" else PatchStem(config)
         self.position = nn.Parameter(torch.randn(config.grid**2, config.width) * 0.02)
         every = config.spacetime_every
@@ -107,14 +110,26 @@ class VisionTower(nn.Module):
             for i in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width, 1e-6) if config.final_norm else nn.Identity()
-        self.project = nn.Linear(config.width, out)
+        if config.projector not in ("linear", "gemma3"):
+            raise ValueError(f"projector: expected 'linear' or 'gemma3', got {config.projector!r}")
+        self.soft_norm = RMSNorm(config.width) if config.projector == "gemma3" else nn.Identity()
+        self.project = nn.Linear(config.width, out, bias=config.projector == "linear")
 
     def forward(self, images: Tensor, history: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """images (B, H, W, 3) or (B, T, H, W, 3), uint8 or [-1, 1], oldest first; history (B, T) bool.
 
         -> tokens (B, N, out) and the fine map (B, h, w, C) of the last frame (None for a patch stem).
         A frame whose history is False is not there and changes nothing; the last is always taken to be there.
+        Without a history only the last frame is.
         """
+        x, fine = self.features(images, history)
+        if self.config.pool > 1:
+            square = x.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))
+            x = F.avg_pool2d(square, self.config.pool).flatten(2).transpose(1, 2)
+        return project(self.project, self.soft_norm(x)), fine
+
+    def features(self, images: Tensor, history: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The same before pooling and projection: (B, grid * grid, width), and the fine map."""
         frames = images.shape[1] if images.dim() == 5 else 1
         pictures = images.flatten(0, 1) if images.dim() == 5 else images
         x = pictures.float() / 127.5 - 1 if pictures.dtype == torch.uint8 else pictures
@@ -124,27 +139,42 @@ class VisionTower(nn.Module):
         if frames > 1:
             ages, bias = self._time(images, history, frames)
         for block in self.blocks:
-            x = block(x, frames, ages, bias)
+            if self.recompute and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, frames, ages, bias, use_reentrant=False)
+            else:
+                x = block(x, frames, ages, bias)
         x = x.unflatten(0, (-1, frames))[:, -1]
         fine = None if fine is None else fine.unflatten(0, (-1, frames))[:, -1]
-        if self.config.pool > 1:
-            side = self.config.grid
-            x = (
-                F.avg_pool2d(x.transpose(1, 2).unflatten(2, (side, side)), self.config.pool)
-                .flatten(2)
-                .transpose(1, 2)
-            )
-        return self.project(self.norm(x)), fine
+        return self.norm(x), fine
 
     def _time(self, images: Tensor, history: Tensor | None, frames: int) -> tuple[Tensor, Tensor]:
         """Embedded offsets (T, D), zero for the current frame, and the causal bias (B, 1, T, T)."""
-        offsets = torch.arange(1 - frames, 1, device=images.device, dtype=torch.float32)
-        ages = time_features(offsets, self.config.width, longest=40.0)
-        ages = ages - ages[-1]
-        there = torch.ones(images.shape[:2], dtype=torch.bool, device=images.device)
+        there = torch.zeros(images.shape[:2], dtype=torch.bool, device=images.device)
         if history is not None:
+            if history.shape != there.shape:
+                raise UserError(f"history: expected shape {tuple(there.shape)}, got {tuple(history.shape)}")
             there = history.clone()
-            there[:, -1] = True
+        there[:, -1] = True
         causal = torch.ones(frames, frames, dtype=torch.bool, device=images.device).tril()
+        # A frame sees itself even where it is not there: no row is empty, and nobody else looks at it.
         mask = causal & there[:, None, :] | torch.eye(frames, dtype=torch.bool, device=images.device)
-        return ages, mask_bias(mask, torch.float32)
+        offsets = torch.arange(1 - frames, 1, device=images.device, dtype=torch.float32)
+        return AGES[self.config.ages](offsets, self.config.width), mask_bias(mask, torch.float32)
+
+
+def _periods(offsets: Tensor, dim: int) -> Tensor:
+    """Offsets in frames (T,), the last 0 -> (T, dim). Many of these periods are shorter than two frames and
+    alias; the published weights are defined with them.
+    """
+    features = time_features(offsets, dim, longest=40.0)
+    return features - features[-1]
+
+
+def _powers(offsets: Tensor, dim: int) -> Tensor:
+    """LeRobot's: sin and cos - 1 of t * 10000^(-2i / dim), in turn."""
+    frequency = 10000.0 ** (-torch.arange(0, dim, 2, device=offsets.device, dtype=torch.float32) / dim)
+    angle = offsets[:, None] * frequency
+    return torch.stack((angle.sin(), angle.cos() - 1), -1).flatten(1)
+
+
+AGES = {"periods": _periods, "powers": _powers}

@@ -29,3 +29,23 @@ def integrate(
             x = torch.cat((kept, x[:, committed.shape[1] :]), 1)
         x = x - velocity(x, step) / steps
     return x if committed is None else torch.cat((committed, x[:, committed.shape[1] :]), 1)
+
+
+def promised_times(steps: int, horizon: int, delay: Tensor) -> Tensor:
+    """(steps, B, H) flow times where the first `delay` (B,) actions are promised: those are data, at time 0.
+
+    For networks trained with delays (training-time real-time chunking, arXiv:2512.05964).
+    """
+    promised = torch.arange(horizon, device=delay.device) < delay[:, None]
+    return times(steps).to(delay.device)[:, None, None].expand(-1, *promised.shape).masked_fill(promised, 0.0)
+
+
+def integrate_promised(
+    velocity: Callable[[Tensor, int], Tensor], noise: Tensor, steps: int, committed: Tensor, delay: Tensor
+) -> Tensor:
+    """The same for such networks: the first `delay` (B,) rows of committed (B, H, A) stand in every step."""
+    promised = (torch.arange(noise.shape[1], device=noise.device) < delay[:, None])[..., None]
+    x = torch.where(promised, committed, noise)
+    for step in range(steps):
+        x = torch.where(promised, committed, x - velocity(x, step) / steps)
+    return x

@@ -10,6 +10,8 @@ COMMANDS = {
     "evaluate": "success over many seeds, with intervals, per family",
     "collect": "demonstrations and DAgger rounds, written as a LeRobot dataset",
     "train": "train an agent, resumable",
+    "convert": "published weights of the pi family into a checkpoint",
+    "inspect": "what is in a checkpoint",
 }
 
 

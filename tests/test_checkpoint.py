@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from agent.policy import Policy
-from backbone import checkpoint
+from backbone import checkpoint, weights
 from backbone.errors import UserError
 from backbone.network import Network
 from backbone.presets import preset
@@ -37,7 +37,12 @@ def test_round_trip(network, saved):
     for (name, a), (_, b) in zip(network.state_dict().items(), again.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
     assert checkpoint.about(saved) == {"steps": 3} and not again.training
-    assert Policy.from_pretrained(saved).horizon == 10
+    policy = Policy.from_pretrained(saved)
+    assert policy.horizon == 10
+    policy.save_pretrained(saved.parent / "again")
+    assert (saved.parent / "again" / checkpoint.WEIGHTS).read_bytes() == (
+        saved / checkpoint.WEIGHTS
+    ).read_bytes()
 
 
 def test_half(network, tmp_path):
@@ -48,6 +53,19 @@ def test_half(network, tmp_path):
         assert b.dtype == torch.float32
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
     assert torch.equal(network.state_norm.high, again.state_norm.high)
+
+
+def test_in_several_files(network, tmp_path):
+    path = checkpoint.save(tmp_path / "net", network, TOKENIZER, shard=4_000_000)
+    files = sorted(path.glob("*.safetensors"))
+    assert len(files) > 2 and not (path / checkpoint.WEIGHTS).exists()
+    again, _ = checkpoint.load(path)
+    for (name, a), (_, b) in zip(network.state_dict().items(), again.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    half, _ = checkpoint.load(path, dtype=torch.bfloat16)
+    assert half.text.table.weight.dtype == torch.bfloat16 and half.state_norm.low.dtype == torch.float32
+    files[1].unlink()
+    assert f"expected a file {files[1].name}" in complaint(path)
 
 
 def test_saving_again_replaces_ours_and_keeps_theirs(network, saved):
@@ -63,7 +81,7 @@ def test_a_failed_save_leaves_the_old_one(network, saved, monkeypatch):
     def broken(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save_file", broken)
+    monkeypatch.setattr(weights, "save_file", broken)
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save(saved, network, TOKENIZER, card="# second")
     checkpoint.load(saved)
@@ -76,6 +94,14 @@ def complaint(path) -> str:
     text = str(error.value)
     assert "\n" not in text
     return text
+
+
+def test_a_folder_that_happens_to_have_the_name(tmp_path, monkeypatch):
+    (tmp_path / "nano").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint.find("nano") == checkpoint.SHIPPED / "nano"
+    (tmp_path / "nano" / checkpoint.CONFIG).write_text("{}")
+    assert checkpoint.find("nano").resolve() == tmp_path / "nano"
 
 
 def test_unknown_names(tmp_path):
@@ -97,14 +123,14 @@ def test_missing_and_cut_files(saved, file):
 
 def test_weights_that_do_not_fit(saved):
     path = saved / checkpoint.WEIGHTS
-    weights = load_file(path)
-    save_file({k: v for k, v in weights.items() if k != "head.weight"}, path)
+    tensors = load_file(path)
+    save_file({k: v for k, v in tensors.items() if k != "head.weight"}, path)
     assert "'head.weight' is missing" in complaint(saved)
-    save_file({**weights, "head.weight": torch.zeros(2, 2)}, path)
+    save_file({**tensors, "head.weight": torch.zeros(2, 2)}, path)
     assert "'head.weight' does not fit: expected shape" in complaint(saved)
-    save_file({**weights, "spare": torch.zeros(1)}, path)
+    save_file({**tensors, "spare": torch.zeros(1)}, path)
     assert "'spare' belongs to another network" in complaint(saved)
-    save_file({**weights, "head.weight": weights["head.weight"] * torch.nan}, path)
+    save_file({**tensors, "head.weight": tensors["head.weight"] * torch.nan}, path)
     assert "not finite" in complaint(saved)
 
 

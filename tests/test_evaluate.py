@@ -156,8 +156,8 @@ def untrained(tmp_path_factory):
     import torch
 
     from backbone import checkpoint
+    from backbone.nano import nano
     from backbone.network import Network
-    from backbone.presets import nano
     from backbone.tokenizer import Tokenizer
     from envs.tabletop.language import all_words
 

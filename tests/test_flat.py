@@ -12,9 +12,10 @@ from agent.loop import Agent
 from agent.policy import Policy
 from backbone import checkpoint
 from backbone.errors import UserError
+from backbone.nano import NANO_FLAT_LAYOUT
 from backbone.network import Network
 from backbone.observation import Observation
-from backbone.presets import NANO_FLAT_LAYOUT, preset
+from backbone.presets import preset
 from training.batches import Jitter, Sampler
 from training.cache import THROUGH, Cache, build_cache
 from training.dataset import AGENT, DISTURBED, DatasetReader, DatasetWriter

@@ -12,13 +12,14 @@ from agent.policy import Policy
 from backbone import losses
 from backbone.attention import MASKED, attend, mask_bias
 from backbone.cache import Beside
+from backbone.config import VisionConfig
 from backbone.inference import Run
 from backbone.layout import Layout, Segment
 from backbone.network import Network
 from backbone.normalise import Normaliser
 from backbone.observation import Observation
 from backbone.pointer import read_out, soft_target
-from backbone.presets import VisionConfig, preset
+from backbone.presets import preset
 from backbone.tokenizer import EOS, PAD, POINT, Tokenizer
 from backbone.transformer import _RMS
 from backbone.vision import VisionTower
@@ -354,7 +355,8 @@ def test_space_time_tower(stem):
     wild = video.clone()
     wild[:, :2] = 9.0
     assert torch.equal(tower(wild, absent)[0], tower(video, absent)[0])
-    assert not torch.allclose(tower(video)[0], now, atol=1e-3)
+    assert torch.equal(tower(video)[0], tower(video, absent)[0]), "without a history there is none"
+    assert not torch.allclose(tower(video, ~absent)[0], now, atol=1e-3)
 
 
 # --- learning --------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from backbone.layout import Layout
-from backbone.presets import NANO_LAYOUT
+from backbone.nano import NANO_LAYOUT
 from backbone.tokenizer import EOS, LOC_BINS, PAD, POINT, SCENE, Tokenizer
 from training.cache import Cache
 from training.dataset import AGENT, TEACHER

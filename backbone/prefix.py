@@ -1,0 +1,147 @@
+"""The tokens of a prefix, segment by segment, and which of them are there.
+
+What a sample lacks is masked, never removed, so a sample never depends on its batch: an optional input may be
+missing altogether, be empty, or be flagged absent for some samples, and all three come to the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbone.errors import UserError
+from backbone.layout import Layout, Segment
+from backbone.tokenizer import PAD
+
+if TYPE_CHECKING:
+    from backbone.network import Network
+
+Tokens = tuple[Tensor, Tensor]  # (B, n, width) and which are real, (B, n) bool
+
+
+def embed(network: Network, layout: Layout, inputs: Mapping) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """x (B, n, width), valid (B, n) bool, and fine maps of the cameras.
+
+    inputs: what the segments' sources name. "images" and "subgoals" {camera: (B, H, W, 3)}, uint8 or in
+    [-1, 1]; images may have a time axis, oldest first. "state" (B, D) or (B, T, D) in physical units; ids
+    (B, <= length). Optional: "there" {segment: (B,) or (B, n) bool}; "history" {camera or "state": (B, T)
+    bool}, without which only the current frame and state are real. UserError names the segment, what it
+    expects and what came.
+    """
+    found: dict[str, Tokens] = {}
+    fine: dict[str, Tensor] = {}
+    batch = _batch(inputs)
+    for segment in layout.segments:
+        if segment.kind != "constant":
+            found[segment.name] = _read(network, segment, inputs, batch, fine)
+    parts = [found.get(s.name) or _constant(network, s, found, batch, inputs) for s in layout.segments]
+    x, valid = (
+        torch.cat([tokens.float() for tokens, _ in parts], 1),
+        torch.cat([real for _, real in parts], 1),
+    )
+    if network.slot is not None:
+        x = x + network.slot(layout.slots.to(x.device))
+    if network.modality is not None:
+        rows = [torch.full((s.length,), s.modality, device=x.device) for s in layout.segments]
+        x = x + network.modality(torch.cat(rows))
+    return x, valid, fine
+
+
+def _batch(inputs: Mapping) -> int:
+    sizes = {}
+    for name, value in inputs.items():
+        for key, tensor in value.items() if isinstance(value, Mapping) else ((name, value),):
+            if isinstance(tensor, Tensor) and tensor.dim():
+                sizes.setdefault(len(tensor), key)
+    if len(sizes) != 1:
+        got = ", ".join(f"{size} of '{key}'" for size, key in sizes.items()) or "nothing"
+        raise UserError(f"batch: expected the same number of samples everywhere, got {got}")
+    return next(iter(sizes))
+
+
+def _read(network: Network, segment: Segment, inputs: Mapping, batch: int, fine: dict) -> Tokens:
+    group, _, camera = segment.source.partition(".")
+    given = inputs.get(group, {}).get(camera) if camera else inputs.get(segment.source)
+    if given is None:
+        if not segment.optional:
+            raise UserError(f"{segment.name}: expected '{segment.source}', got none")
+        device, width = network.device, network.preset.decoder.width
+        nothing = torch.zeros(batch, segment.length, width, device=device)
+        return nothing, torch.zeros(batch, segment.length, dtype=torch.bool, device=device)
+    if segment.kind == "image":
+        tokens, real = _picture(network, segment, camera, given, inputs, fine)
+    elif segment.kind == "state":
+        tokens, real = _state(network, segment, given, inputs.get("history", {}).get("state"))
+    else:
+        tokens, real = _words(network, segment, given)
+    if tokens.shape[1] != segment.length:
+        raise UserError(f"{segment.name}: expected {segment.length} tokens, got {tokens.shape[1]}")
+    there = inputs.get("there", {}).get(segment.name)
+    if there is None:
+        return tokens, real
+    if there.dim() == 1:
+        return tokens, real & there[:, None]
+    there = F.pad(there, (0, segment.length - there.shape[1]))
+    # A mask of tokens is the whole truth of a text: the padding id may be a word of its own.
+    return tokens, there if segment.kind in ("text", "fast") else real & there
+
+
+def _picture(network, segment: Segment, camera: str, images: Tensor, inputs: Mapping, fine: dict) -> Tokens:
+    name = camera if camera in network.towers else next(iter(network.towers))
+    tower, side = network.towers[name], network.towers[name].config.image_size
+    frames = images.shape[1] if images.dim() == 5 else 1
+    if images.dim() not in (4, 5) or images.shape[-3:] != (side, side, 3) or frames > tower.config.frames:
+        most = f"1 to {tower.config.frames}, " if tower.config.frames > 1 else ""
+        shape = f"(B, {most}{side}, {side}, 3)"
+        raise UserError(f"{segment.name}: expected pictures of shape {shape}, got {tuple(images.shape)}")
+    tokens, fine[camera] = tower(images, inputs.get("history", {}).get(camera))
+    return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+
+
+def _state(network, segment: Segment, state: Tensor, history: Tensor | None) -> Tokens:
+    """One token a step. What is not there is zeroed before it is projected, so nothing of it gets through."""
+    state = state[:, None] if state.dim() == 2 else state
+    if state.dim() != 3 or state.shape[1:] != (segment.length, network.preset.state_dim):
+        shape = f"(B, {segment.length}, {network.preset.state_dim})"
+        raise UserError(f"{segment.name}: expected a state of shape {shape}, got {tuple(state.shape)}")
+    real = torch.zeros(state.shape[:2], dtype=torch.bool, device=state.device)
+    if history is not None:
+        if history.shape != real.shape:
+            raise UserError(
+                f"{segment.name}: expected a history of shape {tuple(real.shape)}, got {tuple(history.shape)}"
+            )
+        real = history.clone()
+    real[:, -1] = True  # the present is always there
+    state = network.state_norm(state).masked_fill(~real[..., None], 0)
+    return network.state(state), real
+
+
+def _words(network: Network, segment: Segment, ids: Tensor) -> Tokens:
+    most = network.layout[segment.name].length  # of which `segment` may be a part that is long enough
+    if ids.dim() != 2 or ids.shape[1] > most:
+        raise UserError(f"{segment.name}: expected ids of shape (B, up to {most}), got {tuple(ids.shape)}")
+    if ids.device.type == "cpu" and ids.numel():  # elsewhere the question would wait for the device
+        words = network.preset.fast_words if segment.kind == "fast" else network.text.size
+        if int(ids.max()) >= words:
+            raise UserError(f"{segment.name}: expected ids below {words}, got {int(ids.max())}")
+        if int(ids.min()) < 0:
+            raise UserError(f"{segment.name}: expected ids from 0 on, got {int(ids.min())}")
+    ids = F.pad(ids[:, : segment.length], (0, max(0, segment.length - ids.shape[1])), value=PAD)
+    return (network.fast if segment.kind == "fast" else network.text)(ids), ids != PAD
+
+
+def _constant(
+    network: Network, segment: Segment, found: Mapping[str, Tokens], batch: int, inputs: Mapping
+) -> Tokens:
+    ids = torch.tensor(segment.ids, device=network.device).expand(batch, -1)
+    real = torch.ones_like(ids, dtype=torch.bool)
+    for names, wanted in ((segment.when, True), (segment.unless, False)):
+        if names:
+            some = torch.stack([found[name][1].any(1) for name in names]).any(0)
+            real = real & (some == wanted)[:, None]
+    there = inputs.get("there", {}).get(segment.name)
+    return network.text(ids), real if there is None else there[:, None].expand_as(real)

@@ -1,0 +1,67 @@
+"""Take published weights of the π family into a Steersman checkpoint, with an account of every key.
+
+steersman convert lerobot/pi05_base runs/pi05 --preset pi05 --tokenizer google/paligemma-3b-pt-224
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from backbone import checkpoint, convert, family, statistics
+from backbone.network import Network
+from backbone.presets import preset
+from backbone.prompts import FITTING
+from backbone.prompts import prompt as prompt_format
+from backbone.weights import Weights
+from backbone.words import Words
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def main(
+    source: tyro.conf.Positional[str],
+    out: tyro.conf.Positional[Path],
+    preset_name: Annotated[str, tyro.conf.arg(name="preset")],
+    dtype: Literal["float32", "bfloat16"] = "bfloat16",
+    tokenizer: str | None = None,
+    prompt: str | None = None,
+    warm_start: tuple[str, ...] = (),
+    without_statistics: bool = False,
+    lenient: bool = False,
+) -> int:
+    """Args:
+    source: a directory, a safetensors file or a hub id.
+    out: where the checkpoint goes.
+    preset_name: what it becomes, by name.
+    dtype: of the weights.
+    tokenizer: a directory or hub id; it goes with the checkpoint, and the words between the segments are its.
+    prompt: how the policy is told things (openpi, lerobot_0.4, openpi_libero, ...); the preset's usual one.
+    warm_start: beginnings of our names that may start afresh ("state." from pi06 to pi07).
+    without_statistics: convert although there is no normalisation with them; numbers go through as they are.
+    lenient: convert although some keys are not understood; they are listed.
+    """
+    path = convert.source(source)
+    weights = Weights(path)
+    words = Words.load(tokenizer) if tokenizer else None
+    chosen = family.with_words(preset(preset_name), words.encode if words else None)
+    how = prompt or FITTING.get(preset_name.removesuffix("_tiny"), "")
+    prompt_format(how)  # an unknown one is a mistake before anything is read
+    if warm_start:
+        network = checkpoint.cast(Network(chosen), DTYPES[dtype])
+    else:
+        network = checkpoint.empty(chosen, DTYPES[dtype])
+    report = convert.fill(network, weights.keys(), weights.read, warm_start, strict=not lenient)
+    print(report)
+    dims = {}
+    if not without_statistics:
+        dims = statistics.put(network, statistics.find(weights.directory, weights), str(path))
+    about = {"source": source, "dims": dims, "warm_start": list(warm_start), "prompt": how}
+    checkpoint.save(out, network, None, about=about)
+    if words:
+        words.save(out)
+    print(f"{out}: {sum(p.numel() for p in network.parameters()) / 1e6:,.1f} M parameters, {dtype}")
+    return 0

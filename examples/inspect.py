@@ -1,0 +1,34 @@
+"""What is in a checkpoint, ours or a published one: sizes, and what each key would become."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import tyro
+
+from backbone import convert
+from backbone.weights import Weights
+
+
+def main(source: tyro.conf.Positional[str]) -> int:
+    """Args:
+    source: a directory, a safetensors file or a hub id.
+    """
+    weights = Weights(convert.source(source))
+    keys = list(weights.keys())
+    four_norms = any("pre_feedforward_layernorm" in key for key in keys)
+    rows: Counter = Counter()
+    count = 0
+    for key in keys:
+        shape, ours = weights.shape(key), convert.our_name(key, four_norms)
+        size = 1
+        for n in shape:
+            size *= n
+        count += size
+        theirs, ours = (re.sub(r"\.\d+\.", ".N.", name) for name in (key, ours))
+        rows[theirs, ours if ours != theirs else "(as it is)", str(shape), weights.dtype(key)] += 1
+    for (theirs, ours, shape, dtype), n in sorted(rows.items()):
+        print(f"{n:4d} x {dtype:5} {shape:20} {theirs}  ->  {ours}")
+    print(f"{len(keys)} keys, {count / 1e6:,.1f} M numbers")
+    return 0
