@@ -65,3 +65,11 @@ def main(
         words.save(out)
     print(f"{out}: {sum(p.numel() for p in network.parameters()) / 1e6:,.1f} M parameters, {dtype}")
     return 0
+
+
+if __name__ == "__main__":
+    import sys
+
+    from steersman.cli import run
+
+    sys.exit(run("examples.convert", "convert.py", sys.argv[1:]))

@@ -14,6 +14,8 @@ COMMANDS = {
     "inspect": "what is in a checkpoint",
 }
 
+SCRIPTS = {"inspect": "inspect_weights"}  # a script of that name would hide Python's own module
+
 
 def usage() -> str:
     width = max(map(len, COMMANDS))
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         known = ", ".join(COMMANDS)
         print(f"error: command: expected one of {known}, got '{name}'", file=sys.stderr)
         return 2
-    return run(f"examples.{name}", f"steersman {name}", rest)
+    return run(f"examples.{SCRIPTS.get(name, name)}", f"steersman {name}", rest)
 
 
 def run(module: str, program: str, arguments: list[str]) -> int:

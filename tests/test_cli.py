@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from steersman.cli import COMMANDS, main
+import examples
+from steersman.cli import COMMANDS, SCRIPTS, main
 
 TEACHER = ["--planner", "oracle", "--controller", "teacher"]
 
@@ -36,6 +38,16 @@ def test_every_command_explains_its_options(capsys, command):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     assert end.value.code == 0 and "--" in capsys.readouterr().out
+
+
+def test_every_script_runs_by_itself():
+    """From its own folder's point of view: a script must not hide a module of Python's."""
+    scripts = sorted(path for path in Path(examples.__file__).parent.glob("*.py") if path.stem != "__init__")
+    assert {SCRIPTS.get(name, name) for name in COMMANDS} == {path.stem for path in scripts}
+    started = [subprocess.Popen([sys.executable, path, "--help"], stdout=subprocess.PIPE) for path in scripts]
+    for path, process in zip(scripts, started, strict=True):
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0 and b"--help" in out, path.name
 
 
 @pytest.mark.parametrize(

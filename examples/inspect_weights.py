@@ -32,3 +32,11 @@ def main(source: tyro.conf.Positional[str]) -> int:
         print(f"{n:4d} x {dtype:5} {shape:20} {theirs}  ->  {ours}")
     print(f"{len(keys)} keys, {count / 1e6:,.1f} M numbers")
     return 0
+
+
+if __name__ == "__main__":
+    import sys
+
+    from steersman.cli import run
+
+    sys.exit(run("examples.inspect_weights", "inspect_weights.py", sys.argv[1:]))
