@@ -85,7 +85,7 @@ class Network(nn.Module):
         return self.text.table.weight.device
 
     def recompute(self, on: bool = True) -> None:
-        """Compute blocks again in the backward pass instead of keeping what they made: slow, and far smaller."""
+        """Compute blocks again in the backward pass instead of keeping what they made."""
         for part in (self.decoder, *self.towers.values(), *([self.expert] if self.preset.expert else [])):
             part.recompute = on
 
