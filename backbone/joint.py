@@ -6,19 +6,16 @@ Means are over real tokens and real action dimensions only.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Module as Network  # it is a backbone.network.Network, which is made of this
 
 from backbone.attention import mask_bias, project
 from backbone.cache import Beside
+from backbone.layout import Segment
 from backbone.losses import mean, sample_time
-
-if TYPE_CHECKING:
-    from backbone.layout import Segment
-    from backbone.network import Encoded, Network
+from backbone.prefix import Encoded
 
 
 def losses(network: Network, batch: dict, samples: int = 1) -> dict[str, Tensor]:

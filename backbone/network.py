@@ -6,8 +6,6 @@ A planner's sample computes the segments its target needs, a controller's sample
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,20 +18,10 @@ from backbone.embeddings import StateToken, TextEmbedding
 from backbone.layout import Layout
 from backbone.normalise import Normaliser
 from backbone.pointer import Pointer
+from backbone.prefix import Encoded
 from backbone.tokenizer import LOC_BINS, PAD, POINT
 from backbone.transformer import Stream, time_features
 from backbone.vision import VisionTower
-
-
-@dataclass
-class Encoded:
-    """A computed prefix: hidden (B, n, width) of `layout`, which of them are real, and what was seen."""
-
-    layout: Layout
-    hidden: Tensor
-    valid: Tensor
-    memory: Collect
-    fine: dict[str, Tensor]
 
 
 class Network(nn.Module):

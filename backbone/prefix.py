@@ -7,18 +7,29 @@ missing altogether, be empty, or be flagged absent for some samples, and all thr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Module as Network  # it is a backbone.network.Network, which is made of this
 
+from backbone.cache import Collect
 from backbone.errors import UserError
 from backbone.layout import Layout, Segment
 from backbone.tokenizer import PAD
 
-if TYPE_CHECKING:
-    from backbone.network import Network
+
+@dataclass
+class Encoded:
+    """A computed prefix: hidden (B, n, width) of `layout`, which of them are real, and what was seen."""
+
+    layout: Layout
+    hidden: Tensor
+    valid: Tensor
+    memory: Collect
+    fine: dict[str, Tensor]
+
 
 Tokens = tuple[Tensor, Tensor]  # (B, n, width) and which are real, (B, n) bool
 
