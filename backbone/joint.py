@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.nn import Module as Network  # it is a backbone.network.Network, which is made of this
+from torch import Tensor, nn
 
 from backbone.attention import mask_bias, project
 from backbone.cache import Beside
@@ -18,7 +17,7 @@ from backbone.losses import mean, sample_time
 from backbone.prefix import Encoded
 
 
-def losses(network: Network, batch: dict, samples: int = 1) -> dict[str, Tensor]:
+def losses(network: nn.Module, batch: dict, samples: int = 1) -> dict[str, Tensor]:
     """batch: the prefix's inputs (backbone/prefix.py) and, for a network with an expert, "actions" (B, H, A)
     in robot units. Optional: "valid" (B, H) bool, "dims" (B,) real action dimensions, "delay" (B,) actions
     that are already promised (training-time real-time chunking; drawn up to the preset's `trained_delay` by
@@ -44,7 +43,7 @@ def losses(network: Network, batch: dict, samples: int = 1) -> dict[str, Tensor]
     return out
 
 
-def token_logits(network: Network, encoded: Encoded, segment: Segment) -> Tensor:
+def token_logits(network: nn.Module, encoded: Encoded, segment: Segment) -> Tensor:
     """What predicts each token of a target: (B, n, words). A text begins with <bos>, which nothing predicts,
     so it has n = length - 1. The first FAST token is predicted by the last real token before it, whichever
     that is: never by padding.
@@ -59,7 +58,7 @@ def token_logits(network: Network, encoded: Encoded, segment: Segment) -> Tensor
 
 
 def token_loss(
-    network: Network, encoded: Encoded, segment: Segment, ids: Tensor, z_weight: float = 0.0
+    network: nn.Module, encoded: Encoded, segment: Segment, ids: Tensor, z_weight: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each token (B, n), zero where it is padding, and which are real."""
     logits = token_logits(network, encoded, segment)
@@ -73,7 +72,7 @@ def token_loss(
     return loss * real, real
 
 
-def flow(network: Network, encoded: Encoded, batch: dict, samples: int = 1) -> dict:
+def flow(network: nn.Module, encoded: Encoded, batch: dict, samples: int = 1) -> dict:
     """Flow matching on the prefix, `samples` noisy chunks each."""
     actions = network.action_norm(batch["actions"])[:, None]
     count, horizon, dims = len(actions), actions.shape[2], actions.shape[3]
@@ -101,7 +100,7 @@ def flow(network: Network, encoded: Encoded, batch: dict, samples: int = 1) -> d
     return {"flow_loss": loss, "flow": {"sums": sums, "counts": counts, "velocity": velocity}}
 
 
-def predict(network: Network, encoded: Encoded, noisy: Tensor, time: Tensor) -> Tensor:
+def predict(network: nn.Module, encoded: Encoded, noisy: Tensor, time: Tensor) -> Tensor:
     """noisy (B, F, H, A) at time (B, F) or (B, F, H) -> velocity, alike."""
     positions, mask = network.suffix_view(encoded.layout, encoded.valid, noisy.shape[1])
     memory = Beside(encoded.memory, network.preset.knowledge_insulation)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.nn import Module as Network  # it is a backbone.network.Network, which is made of this
+from torch import Tensor, nn
 
 from backbone.cache import Collect
 from backbone.errors import UserError
@@ -34,7 +33,7 @@ class Encoded:
 Tokens = tuple[Tensor, Tensor]  # (B, n, width) and which are real, (B, n) bool
 
 
-def embed(network: Network, layout: Layout, inputs: Mapping) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def embed(network: nn.Module, layout: Layout, inputs: Mapping) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """x (B, n, width), valid (B, n) bool, and fine maps of the cameras.
 
     inputs: what the segments' sources name. "images" and "subgoals" {camera: (B, H, W, 3)}, uint8 or in
@@ -74,7 +73,7 @@ def _batch(inputs: Mapping) -> int:
     return next(iter(sizes))
 
 
-def _read(network: Network, segment: Segment, inputs: Mapping, batch: int, fine: dict) -> Tokens:
+def _read(network: nn.Module, segment: Segment, inputs: Mapping, batch: int, fine: dict) -> Tokens:
     group, _, camera = segment.source.partition(".")
     given = inputs.get(group, {}).get(camera) if camera else inputs.get(segment.source)
     if given is None:
@@ -101,7 +100,9 @@ def _read(network: Network, segment: Segment, inputs: Mapping, batch: int, fine:
     return tokens, there if segment.kind in ("text", "fast") else real & there
 
 
-def _picture(network, segment: Segment, camera: str, images: Tensor, inputs: Mapping, fine: dict) -> Tokens:
+def _picture(
+    network: nn.Module, segment: Segment, camera: str, images: Tensor, inputs: Mapping, fine: dict
+) -> Tokens:
     name = camera if camera in network.towers else next(iter(network.towers))
     tower, side = network.towers[name], network.towers[name].config.image_size
     frames = images.shape[1] if images.dim() == 5 else 1
@@ -113,7 +114,7 @@ def _picture(network, segment: Segment, camera: str, images: Tensor, inputs: Map
     return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
 
 
-def _state(network, segment: Segment, state: Tensor, history: Tensor | None) -> Tokens:
+def _state(network: nn.Module, segment: Segment, state: Tensor, history: Tensor | None) -> Tokens:
     """One token a step. What is not there is zeroed before it is projected, so nothing of it gets through."""
     state = state[:, None] if state.dim() == 2 else state
     if state.dim() != 3 or state.shape[1:] != (segment.length, network.preset.state_dim):
@@ -131,7 +132,7 @@ def _state(network, segment: Segment, state: Tensor, history: Tensor | None) -> 
     return network.state(state), real
 
 
-def _words(network: Network, segment: Segment, ids: Tensor) -> Tokens:
+def _words(network: nn.Module, segment: Segment, ids: Tensor) -> Tokens:
     most = network.layout[segment.name].length  # of which `segment` may be a part that is long enough
     if ids.dim() != 2 or ids.shape[1] > most:
         raise UserError(f"{segment.name}: expected ids of shape (B, up to {most}), got {tuple(ids.shape)}")
@@ -146,7 +147,7 @@ def _words(network: Network, segment: Segment, ids: Tensor) -> Tokens:
 
 
 def _constant(
-    network: Network, segment: Segment, found: Mapping[str, Tokens], batch: int, inputs: Mapping
+    network: nn.Module, segment: Segment, found: Mapping[str, Tokens], batch: int, inputs: Mapping
 ) -> Tokens:
     ids = torch.tensor(segment.ids, device=network.device).expand(batch, -1)
     real = torch.ones_like(ids, dtype=torch.bool)

@@ -20,17 +20,14 @@ class Prompt:
 
     numbers: how many of the state's are written, the missing ones as zeros; None: those the robot has.
     below: what is written for a number under -1, the least of the range: openpi prints -1, OpenTau 0.
-    response, memory: how these are written when they are learnt or, by a controller, read. begins: whether
-    the response starts with <bos>. padding: where a picture that is not square gets its margins, "centre" or
-    "left_top".
+    response: how the subtask is written when it is learnt or, by a controller, read. padding: where a picture
+    that is not square gets its margins, "centre" or "left_top".
     """
 
     template: str
     numbers: int | None = None
     below: int = -1
     response: str = "{text}<eos>"
-    memory: str = "{text}<eos>"
-    begins: bool = True
     padding: str = "centre"
 
 
@@ -46,7 +43,7 @@ PROMPTS = {
     "opentau_pi06_subtask": Prompt(
         "Task: {task}<eos>State: {state}<eos>Response:", response="{text}<eos>Actions:", **_OPENTAU
     ),
-    "opentau_pi07": Prompt("Task: {task}, ", response="Subtask: {text}, ", begins=False, **_OPENTAU),
+    "opentau_pi07": Prompt("Task: {task}, ", response="Subtask: {text}, ", **_OPENTAU),
     "opentau_pi07_planner": Prompt("Task: {task}, Past Memory: {memory}, State: {state}, ", **_OPENTAU),
     "opentau_pi05_mem": Prompt("Task: {task}<eos>Actions:", **_OPENTAU),
 }

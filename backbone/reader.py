@@ -40,6 +40,7 @@ class Reader:
 
     def inputs(self, observation: Observation, instruction: str, memory: str = "", subtask: str = "") -> dict:
         """A batch of one. subtask: for a network that is told one. UserError says what does not fit."""
+        self.check(observation)
         device, found = self.network.device, {"images": {}, "subgoals": {}, "history": {}}
         config = self.network.preset.cameras[0][1]
         for ours, theirs in self.cameras.items():
@@ -50,9 +51,6 @@ class Reader:
                     found[group][ours] = fit(picture, config.image_size, frames, theirs, self.how.padding).to(
                         device
                     )
-        if not found["images"]:
-            expected, got = ", ".join(self.cameras.values()), ", ".join(sorted(observation.images)) or "none"
-            raise UserError(f"observation: expected some camera of {expected}, got {got}")
         state = self._state(observation)
         if "state" in self.lengths:
             found["state"] = state[-self.lengths["state"] :][None].to(device)
@@ -72,6 +70,17 @@ class Reader:
             found[f"{name}_ids"] = torch.tensor([ids], device=device)
         return found
 
+    def check(self, observation: Observation) -> None:
+        """UserError unless there is a camera it knows, pictures are pictures and the state fits."""
+        if not set(self.cameras.values()) & set(observation.images):
+            expected, got = ", ".join(self.cameras.values()), ", ".join(sorted(observation.images)) or "none"
+            raise UserError(f"observation: expected some camera of {expected}, got {got}")
+        for name in self.cameras.values():
+            for pictures in (observation.images, observation.subgoals):
+                if name in pictures:
+                    check_picture(np.asarray(pictures[name]), name)
+        self._state(observation)
+
     def _state(self, observation: Observation) -> Tensor:
         """(T, D) in physical units, padded to the network's width."""
         state = torch.as_tensor(np.asarray(observation.state), dtype=torch.float32)
@@ -84,13 +93,17 @@ class Reader:
         return F.pad(state, (0, self.network.preset.state_dim - self.state_dim))
 
 
+def check_picture(picture: np.ndarray, name: str) -> None:
+    if picture.dtype != np.uint8 or picture.ndim not in (3, 4) or picture.shape[-1] != 3:
+        got = f"{picture.dtype} of shape {picture.shape}"
+        raise UserError(f"observation: camera '{name}' expected uint8 of shape (H, W, 3), got {got}")
+
+
 def fit(picture: np.ndarray, side: int, frames: int, name: str, padding: str = "centre") -> Tensor:
     """(H, W, 3) or (T, H, W, 3) uint8 -> (1, [T,] side, side, 3): as it is, or scaled with its proportions
     kept, then in [-1, 1], black where nothing is.
     """
-    if picture.dtype != np.uint8 or picture.ndim not in (3, 4) or picture.shape[-1] != 3:
-        got = f"{picture.dtype} of shape {picture.shape}"
-        raise UserError(f"observation: camera '{name}' expected uint8 of shape (H, W, 3), got {got}")
+    check_picture(picture, name)
     if picture.ndim == 4:  # a network that looks less far back takes the last
         picture = picture[-frames:] if frames > 1 else picture[-1]
     image = torch.from_numpy(np.ascontiguousarray(picture))

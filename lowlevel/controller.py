@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from backbone.errors import UserError
 from backbone.observation import Observation
 
 
@@ -18,6 +19,17 @@ class ActionChunk:
     subtask: str
     taken_at: float = 0.0
     seconds: float = 0.0
+
+
+def check_committed(committed: np.ndarray | None, horizon: int, dim: int) -> np.ndarray | None:
+    """Actions already promised as (K, dim) float32, None if there are none; UserError if they do not fit."""
+    if committed is None or len(committed) == 0:
+        return None
+    committed = np.asarray(committed, dtype=np.float32)
+    if committed.ndim != 2 or committed.shape[1] != dim or len(committed) >= horizon:
+        shape = f"(fewer than {horizon}, {dim})"
+        raise UserError(f"committed actions: expected shape {shape}, got {committed.shape}")
+    return committed
 
 
 class Controller(Protocol):

@@ -7,12 +7,11 @@ import time
 import numpy as np
 import torch
 
-from backbone.errors import UserError
 from backbone.inference import Run, encode_words, observed
 from backbone.network import Network
 from backbone.observation import Observation
 from backbone.tokenizer import Tokenizer
-from lowlevel.controller import ActionChunk
+from lowlevel.controller import ActionChunk, check_committed
 from lowlevel.flow import integrate, times
 
 
@@ -21,7 +20,7 @@ class LearnedController:
 
     def __init__(self, network: Network, tokenizer: Tokenizer, seed: int = 0):
         self.network, self.tokenizer = network, tokenizer
-        self.steps = network.preset.steps
+        self.steps, self.action_dim = network.preset.steps, network.preset.action_dim
         layout = network.layout.controller
         self.plan_segment = next(s for s in layout.segments if s.kind == "text")
         # What is in one block with the text, or sees it, has to be read together with it.
@@ -77,11 +76,7 @@ class LearnedController:
         return ActionChunk(actions.cpu().numpy(), subtask, started, time.perf_counter() - started)
 
     def _committed(self, committed: np.ndarray | None) -> torch.Tensor | None:
-        if committed is None or len(committed) == 0:
+        promised = check_committed(committed, self.network.preset.horizon, self.action_dim)
+        if promised is None:
             return None
-        p = self.network.preset
-        committed = np.asarray(committed, dtype=np.float32)
-        if committed.ndim != 2 or committed.shape[1] != p.action_dim or len(committed) >= p.horizon:
-            shape = f"(fewer than {p.horizon}, {p.action_dim})"
-            raise UserError(f"committed actions: expected shape {shape}, got {committed.shape}")
-        return self.network.action_norm(torch.from_numpy(committed).to(self.network.device))[None]
+        return self.network.action_norm(torch.from_numpy(promised).to(self.network.device))[None]

@@ -12,7 +12,7 @@ from backbone.errors import UserError
 from backbone.inference import Run
 from backbone.observation import Observation
 from backbone.reader import Reader
-from lowlevel.controller import ActionChunk
+from lowlevel.controller import ActionChunk, check_committed
 from lowlevel.flow import integrate, integrate_promised, promised_times, times
 
 
@@ -82,15 +82,14 @@ class PromptedController:
         run.write(self.written.name, torch.tensor([ids], device=self.network.device), 0)
 
     def _committed(self, committed: np.ndarray | None) -> Tensor | None:
-        if committed is None or len(committed) == 0:
+        p, promised = (
+            self.network.preset,
+            check_committed(committed, self.network.preset.horizon, self.action_dim),
+        )
+        if promised is None:
             return None
-        p = self.network.preset
-        committed = np.asarray(committed, dtype=np.float32)
-        if committed.ndim != 2 or committed.shape[1] != self.action_dim or len(committed) >= p.horizon:
-            shape = f"(fewer than {p.horizon}, {self.action_dim})"
-            raise UserError(f"committed actions: expected shape {shape}, got {committed.shape}")
-        if p.trained_delay and len(committed) > p.trained_delay:
-            raise UserError(f"committed actions: expected at most {p.trained_delay}, got {len(committed)}")
-        wide = torch.zeros(1, len(committed), p.action_dim)
-        wide[0, :, : self.action_dim] = torch.from_numpy(committed)
+        if p.trained_delay and len(promised) > p.trained_delay:
+            raise UserError(f"committed actions: expected at most {p.trained_delay}, got {len(promised)}")
+        wide = torch.zeros(1, len(promised), p.action_dim)
+        wide[0, :, : self.action_dim] = torch.from_numpy(promised)
         return self.network.action_norm(wide.to(self.network.device))

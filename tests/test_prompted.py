@@ -178,9 +178,9 @@ def test_pi07_planner_and_controller_drive_an_agent(words):
     planners = (policy("pi07_planner", words, "opentau_pi07_planner", seed) for seed in range(9))
     planner = next(p for p in planners if p.plan(observation()).subtask)  # random weights may write nothing
     controller = policy("pi07", words, "opentau_pi07")
-    with pytest.raises(UserError, match="makes no actions"):
+    with pytest.raises(UserError, match="expected a network that makes actions, got 'pi07_planner"):
         planner.act(observation(), "put")
-    with pytest.raises(UserError, match="writes no text"):
+    with pytest.raises(UserError, match="expected a network that writes plans, got 'pi07"):
         controller.plan(observation())
     agent = Agent(controller, planner=planner.planner, execute=3)
     agent.reset("put the red block in bin", seed=1)
