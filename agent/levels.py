@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from huggingface_hub import ModelHubMixin
 
+from backbone.engine import Engine
 from backbone.errors import UserError
-from backbone.inference import Run
-from backbone.network import Network
 from backbone.observation import Observation
 from highlevel.plan import Plan
 from lowlevel.controller import ActionChunk
+
+
+@dataclass(frozen=True)
+class Look:
+    """One agent's moment in a batch of several: what it sees and is told, what it remembers, its last plan,
+    the actions (K, A) it has promised, and where its noise comes from (the controller's by default).
+    """
+
+    observation: Observation
+    memory: str = ""
+    previous: Plan | None = None
+    committed: np.ndarray | None = None
+    generator: torch.Generator | None = None
 
 
 class Levels(ModelHubMixin):
@@ -23,8 +38,9 @@ class Levels(ModelHubMixin):
     `push_to_hub` are Hugging Face's.
     """
 
-    def __init__(self, network: Network, planner, controller):
-        self.network, self.planner, self.controller = network.eval(), planner, controller
+    def __init__(self, engine: Engine, planner, controller):
+        self.engine, self.planner, self.controller = engine, planner, controller
+        self.network = engine.network.eval()
 
     @property
     def horizon(self) -> int:
@@ -33,6 +49,10 @@ class Levels(ModelHubMixin):
     @property
     def action_dim(self) -> int:
         return self._there(self.controller, "controller", "makes actions").action_dim
+
+    def prepare(self, how: str = "eager") -> None:
+        """Run "eager" (the readable reference), "compiled" or as CUDA "graphs"; see backbone/engine.py."""
+        self.engine.prepare(how)
 
     def reset(self, seed: int = 0) -> None:
         """Start the controller's noise anew."""
@@ -55,13 +75,29 @@ class Levels(ModelHubMixin):
         committed: np.ndarray | None = None,
     ) -> tuple[Plan, ActionChunk]:
         """Plan, then act on that plan; cameras, state and words are encoded once for both."""
-        if self.planner is None:
-            plan = Plan(observation.instruction, memory=memory, origin="instruction")
-            return plan, self.act(observation, plan.text, committed)
+        return self.step_batch([Look(observation, memory, previous, committed)])[0]
+
+    @torch.inference_mode()
+    def step_batch(self, looks: Sequence[Look]) -> list[tuple[Plan, ActionChunk]]:
+        """The same for several agents in one pass; each gets what it would get alone."""
         controller = self._there(self.controller, "controller", "makes actions")
-        run = Run(self.network)
-        plan = self.planner.plan_on(run, observation, observation.instruction, memory, previous)
-        return plan, controller.act_on(run, plan.text, committed, time.perf_counter())
+        if not looks:
+            return []
+        started, run, copies = time.perf_counter(), controller.look(len(looks)), controller.copies
+        seen, kept = [look.observation for look in looks], [look.committed for look in looks]
+        if self.planner is None:
+            plans = [
+                Plan(o.instruction, memory=x.memory, origin="instruction")
+                for o, x in zip(seen, looks, strict=True)
+            ]
+            controller.read(run, seen * copies, [plan.text for plan in plans] * copies)
+        else:
+            memories, before = [look.memory for look in looks], [look.previous for look in looks]
+            plans = self.planner.plan_on(run, seen * copies, memories * copies, before * copies)
+            controller.tell(run, [plan.text for plan in plans])
+            plans, started = plans[: len(looks)], time.perf_counter()
+        texts, noise = [plan.text for plan in plans], [look.generator for look in looks]
+        return list(zip(plans, controller.act_on(run, seen, texts, kept, noise, started), strict=True))
 
     def _there(self, level, name: str, does: str):
         if level is None:

@@ -8,6 +8,7 @@ import torch
 
 from agent.levels import Levels
 from backbone import checkpoint
+from backbone.engine import Engine
 from backbone.errors import UserError
 from backbone.inference import encode_words
 from backbone.network import Network
@@ -21,8 +22,9 @@ class Policy(Levels):
     """A network with a tokenizer of its own (see `Levels`)."""
 
     def __init__(self, network: Network, tokenizer: Tokenizer, seed: int = 0):
-        planner = LearnedPlanner(network, tokenizer) if network.layout.writes_plans else None
-        super().__init__(network, planner, LearnedController(network, tokenizer, seed))
+        engine = Engine(network)
+        planner = LearnedPlanner(engine, tokenizer) if network.layout.writes_plans else None
+        super().__init__(engine, planner, LearnedController(engine, tokenizer, seed))
         self.tokenizer = tokenizer
 
     @classmethod

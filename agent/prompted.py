@@ -9,6 +9,7 @@ import torch
 
 from agent.levels import Levels
 from backbone import checkpoint
+from backbone.engine import Engine
 from backbone.network import Network
 from backbone.observation import Observation
 from backbone.prompts import FITTING, prompt
@@ -36,13 +37,11 @@ class PromptedPolicy(Levels):
         p = network.preset
         self.about = {"prompt": how, "dims": dict(dims)}
         self.reader = Reader(network, words, prompt(how), dims.get("state", p.state_dim), cameras)
-        writes, actions = (
-            any(s.target for s in self.reader.layout.segments),
-            dims.get("actions", p.action_dim),
-        )
-        planner = PromptedPlanner(self.reader) if writes else None
-        controller = PromptedController(self.reader, actions, seed) if p.expert else None
-        super().__init__(network, planner, controller)
+        engine, actions = Engine(network), dims.get("actions", p.action_dim)
+        writes = any(s.target for s in self.reader.layout.segments)
+        planner = PromptedPlanner(engine, self.reader) if writes else None
+        controller = PromptedController(engine, self.reader, actions, seed) if p.expert else None
+        super().__init__(engine, planner, controller)
 
     @classmethod
     def from_pretrained(

@@ -39,30 +39,29 @@ class Beside:
 
 
 class Cache:
-    """Inference: one preallocated store, every token in the slot its layout gives it, written in place.
+    """Inference: one preallocated store, written in place; what a place held before is overwritten.
 
-    Writing a slot again replaces what was there: a plan re-read, an action suffix at the next denoising step.
+    keys, values (layers, B, places, kv_heads, D).
     """
 
-    def __init__(self, layers: int, batch: int, slots: int, kv_heads: int, dim: int, device=None, dtype=None):
-        shape = (layers, batch, slots, kv_heads, dim)
+    def __init__(
+        self, layers: int, batch: int, places: int, kv_heads: int, dim: int, device=None, dtype=None
+    ):
+        shape = (layers, batch, places, kv_heads, dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.valid = torch.zeros(batch, slots, dtype=torch.bool, device=device)
-        self._runs: list[tuple[int, int, int]] = []
+        self._first = torch.arange(batch, device=device)[:, None] * places  # of each sample, all in a row
+        self._rows = self._first[:, 0]
         self._end = 0
 
-    def at(self, runs: list[tuple[int, int]], end: int) -> Cache:
-        """The next tokens go to these runs [(start, length), ...] of slots and see the slots before `end`."""
-        self._runs, first = [], 0
-        for start, length in runs:
-            self._runs.append((start, first, length))
-            first += length
+    def at(self, places: Tensor, end: int) -> Cache:
+        """The next tokens go to these places, (S,) for all samples or (B, S), and see those before `end`."""
+        self._rows = (self._first + places).flatten()
         self._end = end
         return self
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        for start, first, length in self._runs:
-            self.keys[layer, :, start : start + length] = k[:, first : first + length]
-            self.values[layer, :, start : start + length] = v[:, first : first + length]
-        return self.keys[layer, :, : self._end], self.values[layer, :, : self._end]
+        keys, values = self.keys[layer], self.values[layer]
+        keys.flatten(0, 1).index_copy_(0, self._rows, k.flatten(0, 1))
+        values.flatten(0, 1).index_copy_(0, self._rows, v.flatten(0, 1))
+        return keys[:, : self._end], values[:, : self._end]

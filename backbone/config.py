@@ -103,7 +103,7 @@ class Preset:
     embed_scale: bool = False  # multiply text embeddings by sqrt(width) (Gemma)
     tied_head: bool = False
     knowledge_insulation: bool = False
-    attention: str = "math"
+    attention: str = "auto"
     text_weight: float = 1.0
     scene_weight: float = 1.0  # of the words between `Scene:` and `Subtask:`
     point_weight: float = 0.5

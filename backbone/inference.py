@@ -2,98 +2,320 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from backbone.attention import mask_bias
 from backbone.cache import Cache
 from backbone.errors import UserError
-from backbone.layout import Layout
 from backbone.network import Network
 from backbone.observation import Observation
-from backbone.tokenizer import Tokenizer
+from backbone.tokenizer import PAD, Tokenizer
+
+# (name, work, its tensors) -> what the work returns
+Replayed = Callable[[tuple, Callable, Sequence[Tensor]], tuple]
 
 
 class Run:
-    """Inference over one static cache. Segments may come in any order their `sees` allows."""
+    """Inference over one static store of keys and values, for `batch` samples and `chunks` of actions each.
 
-    def __init__(self, network: Network, batch: int = 1):
-        c = network.preset.decoder
-        self.network, self.layout = network, network.layout.inference
-        slots = self.layout.slots_needed
-        kind = network.decoder.blocks[0].qkv.weight.dtype
-        self.cache = Cache(c.depth, batch, slots, c.kv_heads, c.head_dim, network.device, kind)
-        self.fine: dict[str, Tensor] = {}
-        self.hidden: dict[str, Tensor] = {}
+    Segments may be read in any order their `sees` allows. valid (B, slots): which slots of the layout hold
+    something. A static run gives every slot its own place in the store, so that all shapes are known
+    beforehand (compiled code, CUDA graphs). Else what is not there, absent cameras and the padding of texts,
+    is not computed, and takes no place: places are given in the order of reading.
+
+    replayed: how a step of work (a function of tensors, with a name) is done; see backbone/engine.py.
+    """
 
     @torch.inference_mode()
-    def read(self, names: tuple[str, ...], inputs: dict) -> None:
-        """Compute these segments; keeps their hidden states (B, n, width) and the cameras' fine maps."""
-        part = self.layout.prefix.part(names)
-        x, valid, fine = self.network.embed(part, inputs)
-        hidden = self._pass(part, x, valid)
+    def __init__(
+        self,
+        network: Network,
+        batch: int = 1,
+        chunks: int = 1,
+        static: bool = True,
+        replayed: Replayed | None = None,
+    ):
+        c, p = network.preset.decoder, network.preset
+        self.network, self.layout = network, network.layout.inference
+        self.prefix, self.batch, self.chunks, self.static = self.layout.prefix, batch, chunks, static
+        self.slots, self.suffix = self.prefix.slots_needed, chunks * p.horizon * (p.expert is not None)
+        kind = network.decoder.blocks[0].qkv.weight.dtype
+        places, device = self.slots + self.suffix, network.device
+        self.cache = Cache(c.depth, batch, places, c.kv_heads, c.head_dim, device, kind)
+        self.valid = torch.zeros(batch, self.slots, dtype=torch.bool, device=device)
+        self.replayed: Replayed = replayed or (lambda name, work, tensors: work(*tensors))
+        self._range = torch.arange(places, device=device)
+        self._never: dict[tuple[int, ...], Tensor] = {}
+        self.reset()
+
+    @torch.inference_mode()
+    def reset(self) -> Run:
+        """Forget the last look."""
+        self.valid.zero_()
+        self.fine: dict[str, Tensor] = {}  # cameras' fine maps
+        self.hidden: dict[str, Tensor] = {}  # hidden states of what was read, (B, n, width)
+        self._places: dict[str, tuple[int, int]] = {}  # a segment's first place and how many it has
+        self._end = 0
+        self._held = self._range[:0]  # the slot that each place holds
+        if self.static:
+            for start, segment in zip(self.prefix.starts, self.prefix.segments, strict=True):
+                self._places[segment.name] = start, segment.length
+            self._end, self._held = self.slots, self._range[: self.slots]
+        return self
+
+    @torch.inference_mode()
+    def read(self, names: tuple[str, ...], inputs: dict, keep: tuple[str, ...] | None = None) -> None:
+        """Compute these segments from what `Network.embed` takes. keep: whose hidden states are wanted
+        afterwards, by default all; the others are spared half of the last layer.
+        """
+        if self.static:
+            part, inputs = self.prefix.part(names), self._whole(inputs)
+        else:
+            part = self.prefix.part(*self._used(names, inputs))
+            for start, segment in zip(part.starts, part.segments, strict=True):
+                self._give(segment.name, segment.length)
+                self.valid[:, start : start + self.prefix[segment.name].length] = False
+        kept = part.names if keep is None else tuple(name for name in part.names if name in keep)
+        spans = [part.span(name) for name in kept]
+        wanted = (min(s.start for s in spans), max(s.stop for s in spans)) if spans else (0, 0)
+        keys, tensors = _leaves(inputs)
+
+        def work(*tensors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            x, valid, fine = self.network.embed(part, _tree(keys, tensors))
+            places = torch.cat([self._place(segment.name)[: segment.length] for segment in part.segments])
+            slots = part.on(x.device).slots
+            self.valid[:, slots] = valid
+            return self._attend(x, slots, places, None if keep is None else wanted), fine
+
+        hidden, fine = self.replayed(("read", names, keys, wanted), work, tensors)
         self.fine |= fine
-        self.hidden |= {name: hidden[:, part.span(name)] for name in part.names}
+        first = 0 if keep is None else wanted[0]
+        for name, span in zip(kept, spans, strict=True):
+            self.hidden[name] = hidden[:, span.start - first : span.stop - first]
+
+    @torch.inference_mode()
+    def predict(
+        self, ids: Tensor, slots: Tensor, never: tuple[int, ...] = ()
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Words ids (B, k) into slots (B, k) -> hidden (B, k, width), and the best next word of each and its
+        lead in log-probability over the second (B, k). never: ids that are not to be written.
+        """
+        if never not in self._never:
+            self._never[never] = torch.tensor(never, dtype=torch.long, device=ids.device)
+        banned = self._never[never]
+
+        def work(ids: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            hidden = self.put(ids, slots, torch.ones_like(ids, dtype=torch.bool))
+            logits = self.network.logits(hidden)
+            top = (logits.index_fill_(-1, banned, -torch.inf) if never else logits).topk(2, -1)
+            return hidden, top.indices[..., 0], top.values[..., 0] - top.values[..., 1]
+
+        return self.replayed(("predict", ids.shape[1], never), work, (ids, slots))
 
     @torch.inference_mode()
     def write(self, name: str, ids: Tensor, offset: int, real: Tensor | None = None) -> Tensor:
-        """Put ids (B, k) into a causal text segment from place `offset` on -> hidden (B, k, width).
+        """Put ids (B, k) into a causal text segment from its column `offset` on -> hidden (B, k, width).
 
-        Whatever the segment held from `offset` on is forgotten. real (B, k) bool: which ids count, by default
-        all.
+        Whatever the segment held from there on is forgotten. real (B, k) bool: which ids count, all if not
+        given.
         """
-        network, start = self.network, self.layout.start(name)
-        first, length = start + offset, ids.shape[1]
-        self.cache.valid[:, first : start + self.layout[name].length] = False
+        start, length = self.layout.start(name), self.layout[name].length
+        if offset + ids.shape[1] > length:
+            got = offset + ids.shape[1]
+            raise UserError(f"{name}: expected at most {length} tokens, got {got}")
+        self.valid[:, start + offset : start + length] = False
+        slots = self._range[start + offset : start + offset + ids.shape[1]].expand(self.batch, -1)
+        return self.put(ids, slots, torch.ones_like(ids, dtype=torch.bool) if real is None else real)
+
+    @torch.inference_mode()
+    def put(self, ids: Tensor, slots: Tensor, real: Tensor) -> Tensor:
+        """Words ids (B, k) into slots (B, k) of texts that the layout has there -> hidden (B, k, width)."""
+        network = self.network
         x = network.text(ids)
-        slots = torch.arange(first, first + length, device=x.device)
         if network.slot is not None:
             x = x + network.slot(slots)
-        real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
-        return self._attend(x, real, slots, [(first, length)])
+        self.valid.scatter_(1, slots, real)
+        return self._attend(x, slots, self._of(slots), None)
+
+    def open(self, names: Iterable[str]) -> None:
+        """Give texts that are about to be written their places."""
+        for name in names:
+            self._give(name, self.layout[name].length)
 
     @torch.inference_mode()
     def prepare_actions(self) -> None:
         """Fix what the action suffix sees: call once after the last `read`, before `velocity`."""
-        prefix = self.layout.prefix
-        self.positions, mask = self.network.suffix_view(prefix, self.cache.valid[:, : prefix.length], 1)
-        self.bias = mask_bias(mask, torch.float32)
+        positions, mask = self.network.suffix_view(self.prefix, self.valid, self.chunks)
+        mask = torch.cat((mask[:, :, : self.slots][:, :, self._held], mask[:, :, self.slots :]), 2)
+        self.positions, self.bias = positions, mask_bias(mask, torch.float32)
 
     @torch.inference_mode()
     def velocity(self, actions: Tensor, modulation: list[Tensor]) -> Tensor:
-        """Noisy normalised actions (B, H, A), modulation of their time -> velocity; overwrites the suffix."""
-        start, horizon = self.layout.prefix.length, actions.shape[1]
-        memory = self.cache.at([(start, horizon)], start + horizon)
-        return self.network.velocity(actions[:, None], modulation, self.positions, self.bias, memory)[:, 0]
+        """Noisy normalised actions (B, H, A), or (B, chunks, H, A), and the modulation of their time ->
+        velocity, alike; overwrites the suffix.
+        """
+        end = self._end + self.suffix
+        memory = self.cache.at(self._range[self._end : end], end)
+        chunks = actions if actions.dim() == 4 else actions[:, None]
+        velocity = self.network.velocity(chunks, modulation, self.positions, self.bias, memory)
+        return velocity.reshape(actions.shape)
 
-    def _pass(self, part: Layout, x: Tensor, valid: Tensor) -> Tensor:
-        runs = [(start, s.length) for start, s in zip(part.starts, part.segments, strict=True)]
-        return self._attend(x, valid, part.slots.to(x.device), runs)
+    # --- where things are ----------------------------------------------------------------------------------
 
-    def _attend(self, x: Tensor, valid: Tensor, slots: Tensor, runs: list[tuple[int, int]]) -> Tensor:
-        cache = self.cache
-        cache.valid[:, slots] = valid
-        end = max(start + length for start, length in runs)
-        allowed = self.layout.allowed.to(x.device)[slots, :end]
-        itself = slots[:, None] == torch.arange(end, device=x.device)
-        mask = (allowed & cache.valid[:, None, :end]) | itself
+    def _used(self, names: tuple[str, ...], inputs: dict) -> tuple[tuple[str, ...], tuple]:
+        """The segments that anything is given for, and how long the texts among them are."""
+        used, lengths = [], []
+        for segment in self.prefix.part(names).segments:
+            group, _, camera = segment.source.partition(".")
+            given = inputs.get(group, {}).get(camera) if camera else inputs.get(segment.source)
+            if given is None and segment.optional:
+                continue
+            used.append(segment.name)
+            if segment.kind == "text" and given is not None and given.dim() == 2:
+                there = inputs.get("there", {}).get(segment.name)
+                real = given != PAD if there is None or there.dim() == 1 else there
+                columns = real.any(0).nonzero()
+                length = int(columns.max()) + 1 if len(columns) else 1
+                lengths.append((segment.name, max(1, min(length, segment.length))))
+                if given.shape[1] > segment.length:
+                    lengths.pop()  # `embed` refuses what is too long
+        return tuple(used), tuple(lengths)
+
+    def _whole(self, inputs: dict) -> dict:
+        """Texts padded to their segments' lengths, so that shapes do not change."""
+        lengths = {s.source: s.length for s in self.prefix.segments if s.kind == "text"}
+        return {
+            name: F.pad(value, (0, max(0, lengths[name] - value.shape[1])), value=PAD)
+            if name in lengths and value.dim() == 2
+            else value
+            for name, value in inputs.items()
+        }
+
+    def _give(self, name: str, length: int) -> None:
+        """Places for so many tokens of a segment, unless it has them."""
+        if name in self._places:
+            if self._places[name][1] < length:
+                raise ValueError(f"run: '{name}' was read with {self._places[name][1]} tokens, now {length}")
+            return
+        self._places[name] = self._end, length
+        start = self.layout.start(name)
+        self._held = torch.cat((self._held, self._range[start : start + length]))
+        self._end += length
+
+    def _place(self, name: str) -> Tensor:
+        first, length = self._places[name]
+        return self._range[first : first + length]
+
+    def _of(self, slots: Tensor) -> Tensor:
+        """The places of slots (B, k) of segments that have been given theirs."""
+        if self.static:
+            return slots
+        table = torch.zeros(self.slots, dtype=torch.long, device=slots.device)
+        table[self._held] = self._range[: self._end]
+        return table[slots]
+
+    def _attend(self, x: Tensor, slots: Tensor, places: Tensor, wanted: tuple[int, int] | None) -> Tensor:
+        """x (B, S, width) in slots and places, (S,) or (B, S) -> hidden states of the wanted tokens."""
+        held = self._held
+        allowed = self.prefix.on(x.device).allowed
+        rows = slots if slots.dim() == 2 else slots[None]
+        seen = allowed[rows][:, :, held] & self.valid[:, None, held]
+        mask = seen | (rows[..., None] == held)  # a token sees itself, so that no row is empty
         positions = slots
         if self.layout.positions != "slots":
-            prefix = self.layout.prefix
-            positions = prefix.token_positions(cache.valid[:, : prefix.length])[..., slots]
-        return self.network.decoder(x, positions, mask_bias(mask, x.dtype), cache.at(runs, end))
+            positions = self.prefix.token_positions(self.valid)
+            if slots.dim() == 1:
+                positions = positions[..., slots]
+            else:
+                at = slots.expand(*positions.shape[:-1], -1)
+                positions = positions.gather(-1, at)
+        memory = self.cache.at(places, self._end)
+        return self.network.decoder(x, positions, mask_bias(mask, x.dtype), memory, wanted=wanted)
 
 
-def observed(observation: Observation, cameras: Iterable[str], device: torch.device) -> dict:
-    """What `Run.read` needs of an observation, as a batch of one."""
+def _leaves(inputs: dict, above: tuple[str, ...] = ()) -> tuple[tuple[tuple[str, ...], ...], list[Tensor]]:
+    """The tensors of a tree of dictionaries, and the way to each."""
+    keys, tensors = [], []
+    for name, value in inputs.items():
+        found = _leaves(value, (*above, name)) if isinstance(value, dict) else ([(*above, name)], [value])
+        keys += found[0]
+        tensors += found[1]
+    return tuple(keys), tensors
+
+
+def _tree(keys: tuple[tuple[str, ...], ...], tensors: Iterable[Tensor]) -> dict:
+    inputs: dict = {}
+    for way, tensor in zip(keys, tensors, strict=True):
+        here = inputs
+        for name in way[:-1]:
+            here = here.setdefault(name, {})
+        here[way[-1]] = tensor
+    return inputs
+
+
+def together(batches: Sequence[dict]) -> dict:
+    """Inputs of `Network.embed` for one sample each as those of a batch. A picture that some lack is flagged
+    absent for them; a picture without a past gets one that is not there.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    out: dict = {"there": {}, "history": {}}
+    for name in ("images", "subgoals"):
+        out[name] = {}
+        for camera in sorted({camera for batch in batches for camera in batch.get(name, {})}):
+            given = [batch.get(name, {}).get(camera) for batch in batches]
+            out[name][camera] = _pictures(given)
+            if any(picture is None for picture in given):
+                segment = camera if name == "images" else f"{name}.{camera}"
+                there = torch.tensor([picture is not None for picture in given])
+                out["there"][segment] = there.to(out[name][camera].device)
+    histories = {name for batch in batches for name in batch.get("history", {})}
+    for name in sorted(histories):
+        given = [batch.get("history", {}).get(name) for batch in batches]
+        width = next(h.shape[1] for h in given if h is not None)
+        device = next(h.device for h in given if h is not None)
+        now = torch.arange(width, device=device)[None] == width - 1
+        out["history"][name] = torch.cat([now if h is None else h for h in given])
+    for name in sorted({n for batch in batches for n in batch} - {"there", "history", "images", "subgoals"}):
+        given = [batch.get(name) for batch in batches]
+        like = next(value for value in given if value is not None)
+        if name.endswith("_ids"):
+            given = [like.new_full((1, 1), PAD) if value is None else value for value in given]
+            length = max(value.shape[1] for value in given)
+            given = [F.pad(value, (0, length - value.shape[1]), value=PAD) for value in given]
+        out[name] = torch.cat(given)
+    return out
+
+
+def _pictures(given: Sequence[Tensor | None]) -> Tensor:
+    there = [picture for picture in given if picture is not None]
+    frames = max(picture.shape[1] if picture.dim() == 5 else 1 for picture in there)
+    alike = all(picture.dtype == torch.uint8 for picture in there)
+    parts = []
+    for picture in given:
+        picture = torch.zeros_like(there[0]) if picture is None else picture
+        if not alike and picture.dtype == torch.uint8:
+            picture = picture.float() / 127.5 - 1
+        if frames > 1:
+            picture = picture if picture.dim() == 5 else picture[:, None]
+            picture = F.pad(picture, (0, 0) * 3 + (frames - picture.shape[1], 0))
+        parts.append(picture)
+    return torch.cat(parts)
+
+
+def observed(observations: list[Observation], cameras: Iterable[str], device: torch.device) -> dict:
+    """What `Run.read` needs of some observations, as a batch."""
     images = {
-        c: torch.from_numpy(np.ascontiguousarray(observation.images[c]))[None].to(device) for c in cameras
+        c: torch.from_numpy(np.stack([np.asarray(o.images[c]) for o in observations])).to(device)
+        for c in cameras
     }
-    state = torch.as_tensor(np.asarray(observation.state), dtype=torch.float32, device=device)[None]
-    return {"images": images, "state": state}
+    states = np.stack([np.asarray(o.state, np.float32) for o in observations])
+    return {"images": images, "state": torch.from_numpy(states).to(device)}
 
 
 def encode_words(tokenizer: Tokenizer, text: str, length: int, what: str) -> list[int]:

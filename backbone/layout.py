@@ -52,6 +52,19 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Tables:
+    """What follows from a layout, as tensors on a device: allowed (n, n), slots, modalities, expert_columns
+    (n,), and the ids (length,) of its constants.
+    """
+
+    allowed: Tensor
+    slots: Tensor
+    modalities: Tensor
+    expert_columns: Tensor
+    ids: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Layout:
     """`starts`: first slot of every segment (given by `select`; by default the segments lie end to end).
 
@@ -177,11 +190,34 @@ class Layout:
         """Only these segments, in their slots; `lengths` shortens some (text whose tail is padding)."""
         return _select(self, tuple(names), tuple(lengths))
 
-    def part(self, names: tuple[str, ...]) -> Layout:
-        """These segments in their slots, to be computed onto a cache that already holds what they see."""
-        picked = [(s, t) for s, t in zip(self.segments, self.starts, strict=True) if s.name in names]
-        segments = tuple(replace(s, sees=()) for s, _ in picked)
-        return replace(self, segments=segments, starts=tuple(start for _, start in picked))
+    def part(self, names: tuple[str, ...], lengths: tuple[tuple[str, int], ...] = ()) -> Layout:
+        """These segments in their slots, to be computed onto a cache that already holds what they see;
+        `lengths` shortens some.
+        """
+        parts, key = self._kept, ("part", names, lengths)
+        if key not in parts:
+            short = dict(lengths)
+            picked = [(s, t) for s, t in zip(self.segments, self.starts, strict=True) if s.name in names]
+            segments = tuple(replace(s, sees=(), length=short.get(s.name, s.length)) for s, _ in picked)
+            parts[key] = replace(self, segments=segments, starts=tuple(start for _, start in picked))
+        return parts[key]
+
+    def on(self, device: torch.device) -> Tables:
+        """Its tables, made once for each device."""
+        if device not in self._kept:
+            with torch.inference_mode(False):  # kept, so they must also serve training
+                self._kept[device] = self._tables(device)
+        return self._kept[device]
+
+    def _tables(self, device: torch.device) -> Tables:
+        rows = torch.cat([torch.full((s.length,), s.modality) for s in self.segments])
+        ids = {s.name: torch.tensor(s.ids, device=device) for s in self.segments if s.kind == "constant"}
+        made = self.allowed, self.slots, rows, self.expert_columns
+        return Tables(*(table.to(device) for table in made), ids)
+
+    @cached_property
+    def _kept(self) -> dict:
+        return {}
 
     # --- what follows from the list ----------------------------------------------------------------------
 
@@ -228,13 +264,13 @@ class Layout:
 
     def mask(self, valid: Tensor) -> Tensor:
         """valid (B, n) bool -> (B, n, n) bool. A pad sees itself (no row is empty); nobody else does."""
-        allowed = self.allowed.to(valid.device)
+        allowed = self.on(valid.device).allowed
         return (allowed & valid[:, None, :]) | torch.eye(self.length, dtype=torch.bool, device=valid.device)
 
     def token_positions(self, valid: Tensor) -> Tensor:
         """Rotary positions, (n,) or (B, n), or (3, B, n) for "mrope"."""
         if self.positions == "slots":
-            return self.slots.to(valid.device)
+            return self.on(valid.device).slots
         if self.positions == "packed":
             return (valid.long().cumsum(1) - 1).clamp(min=0)
         cursor, parts = torch.zeros(len(valid), 1, dtype=torch.long, device=valid.device), []

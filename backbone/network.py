@@ -195,12 +195,12 @@ class Network(nn.Module):
     def suffix_view(self, layout: Layout, valid: Tensor, chunks: int) -> tuple[Tensor, Tensor]:
         """Rotary positions and mask (B, F * H, n + F * H) of F chunks that share a prefix of n columns."""
         device, horizon = valid.device, self.preset.horizon
-        columns = valid & layout.expert_columns.to(device)
+        columns = valid & layout.on(device).expert_columns
         positions = torch.arange(horizon, device=device).repeat(chunks)
         if layout.positions == "slots":
             positions = positions + self.layout.start(self.layout.suffix.name)
         else:
-            positions = positions + layout.next_position(valid, layout.expert_columns.to(device))
+            positions = positions + layout.next_position(valid, layout.on(device).expert_columns)
         own = torch.block_diag(*[torch.ones(horizon, horizon, dtype=torch.bool, device=device)] * chunks)
         rows = (-1, chunks * horizon, -1)
         mask = torch.cat((columns[:, None].expand(*rows), own.expand(len(valid), -1, -1)), 2)

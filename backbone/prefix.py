@@ -42,22 +42,22 @@ def embed(network: nn.Module, layout: Layout, inputs: Mapping) -> tuple[Tensor, 
     bool}, without which only the current frame and state are real. UserError names the segment, what it
     expects and what came.
     """
+    batch, fine = _batch(inputs), {}
+    seen = _pictures(network, layout, inputs, fine)
     found: dict[str, Tokens] = {}
-    fine: dict[str, Tensor] = {}
-    batch = _batch(inputs)
     for segment in layout.segments:
         if segment.kind != "constant":
-            found[segment.name] = _read(network, segment, inputs, batch, fine)
-    parts = [found.get(s.name) or _constant(network, s, found, batch, inputs) for s in layout.segments]
-    x, valid = (
-        torch.cat([tokens.float() for tokens, _ in parts], 1),
-        torch.cat([real for _, real in parts], 1),
-    )
+            found[segment.name] = _read(network, segment, inputs, batch, seen)
+    parts = [
+        found.get(s.name) or _constant(network, layout, s, found, batch, inputs) for s in layout.segments
+    ]
+    x = torch.cat([tokens.float() for tokens, _ in parts], 1)
+    valid = torch.cat([real for _, real in parts], 1)
+    tables = layout.on(x.device)
     if network.slot is not None:
-        x = x + network.slot(layout.slots.to(x.device))
+        x = x + network.slot(tables.slots)
     if network.modality is not None:
-        rows = [torch.full((s.length,), s.modality, device=x.device) for s in layout.segments]
-        x = x + network.modality(torch.cat(rows))
+        x = x + network.modality(tables.modalities)
     return x, valid, fine
 
 
@@ -73,9 +73,8 @@ def _batch(inputs: Mapping) -> int:
     return next(iter(sizes))
 
 
-def _read(network: nn.Module, segment: Segment, inputs: Mapping, batch: int, fine: dict) -> Tokens:
-    group, _, camera = segment.source.partition(".")
-    given = inputs.get(group, {}).get(camera) if camera else inputs.get(segment.source)
+def _read(network: nn.Module, segment: Segment, inputs: Mapping, batch: int, seen: Mapping) -> Tokens:
+    given = _given(segment, inputs)
     if given is None:
         if not segment.optional:
             raise UserError(f"{segment.name}: expected '{segment.source}', got none")
@@ -83,7 +82,8 @@ def _read(network: nn.Module, segment: Segment, inputs: Mapping, batch: int, fin
         nothing = torch.zeros(batch, segment.length, width, device=device)
         return nothing, torch.zeros(batch, segment.length, dtype=torch.bool, device=device)
     if segment.kind == "image":
-        tokens, real = _picture(network, segment, camera, given, inputs, fine)
+        tokens = seen[segment.name]
+        real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     elif segment.kind == "state":
         tokens, real = _state(network, segment, given, inputs.get("history", {}).get("state"))
     else:
@@ -100,18 +100,61 @@ def _read(network: nn.Module, segment: Segment, inputs: Mapping, batch: int, fin
     return tokens, there if segment.kind in ("text", "fast") else real & there
 
 
-def _picture(
-    network: nn.Module, segment: Segment, camera: str, images: Tensor, inputs: Mapping, fine: dict
-) -> Tokens:
-    name = camera if camera in network.towers else next(iter(network.towers))
-    tower, side = network.towers[name], network.towers[name].config.image_size
-    frames = images.shape[1] if images.dim() == 5 else 1
-    if images.dim() not in (4, 5) or images.shape[-3:] != (side, side, 3) or frames > tower.config.frames:
-        most = f"1 to {tower.config.frames}, " if tower.config.frames > 1 else ""
-        shape = f"(B, {most}{side}, {side}, 3)"
-        raise UserError(f"{segment.name}: expected pictures of shape {shape}, got {tuple(images.shape)}")
-    tokens, fine[camera] = tower(images, inputs.get("history", {}).get(camera))
-    return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+def _given(segment: Segment, inputs: Mapping) -> Tensor | None:
+    group, _, camera = segment.source.partition(".")
+    return inputs.get(group, {}).get(camera) if camera else inputs.get(segment.source)
+
+
+def _pictures(network: nn.Module, layout: Layout, inputs: Mapping, fine: dict) -> dict[str, Tensor]:
+    """The tokens (B, n, width) of every picture that is given. Those that share a tower, and are of one kind,
+    go through it as one batch.
+    """
+    groups: dict[tuple, list[tuple[Segment, Tensor]]] = {}
+    for segment in layout.segments:
+        images = _given(segment, inputs) if segment.kind == "image" else None
+        if images is None:
+            continue
+        camera = segment.source.partition(".")[2]
+        name = camera if camera in network.towers else next(iter(network.towers))
+        config = network.towers[name].config
+        side, frames = config.image_size, images.shape[1] if images.dim() == 5 else 1
+        if images.dim() not in (4, 5) or images.shape[-3:] != (side, side, 3) or frames > config.frames:
+            most = f"1 to {config.frames}, " if config.frames > 1 else ""
+            shape = f"(B, {most}{side}, {side}, 3)"
+            raise UserError(f"{segment.name}: expected pictures of shape {shape}, got {tuple(images.shape)}")
+        groups.setdefault((name, images.shape[1:], images.dtype), []).append((segment, images))
+    tokens = {}
+    for (name, shape, _), members in groups.items():
+        images = _joined([images for _, images in members])
+        history = early = None
+        if len(shape) == 4:
+            history = _joined([_history(segment, images, inputs) for segment, images in members])
+            known = [inputs.get("early", {}).get(segment.source) for segment, _ in members]
+            early = None if any(k is None for k in known) else _joined(known)
+        made, maps = network.towers[name](images, history, early)
+        size = len(members[0][1])
+        for at, (segment, _) in enumerate(members):
+            rows = slice(at * size, (at + 1) * size)
+            tokens[segment.name] = made[rows]
+            if maps is not None:
+                fine[segment.source.partition(".")[2]] = maps[rows]
+    return tokens
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _history(segment: Segment, images: Tensor, inputs: Mapping) -> Tensor:
+    """Which frames of a picture with a past are there: without a word about it, the current one alone."""
+    given = inputs.get("history", {}).get(segment.source.partition(".")[2])
+    there = torch.zeros(images.shape[:2], dtype=torch.bool, device=images.device)
+    if given is None:
+        there[:, -1] = True
+    elif given.shape != there.shape:
+        expected, got = tuple(there.shape), tuple(given.shape)
+        raise UserError(f"{segment.name}: expected a history of shape {expected}, got {got}")
+    return there if given is None else given
 
 
 def _state(network: nn.Module, segment: Segment, state: Tensor, history: Tensor | None) -> Tokens:
@@ -147,13 +190,19 @@ def _words(network: nn.Module, segment: Segment, ids: Tensor) -> Tokens:
 
 
 def _constant(
-    network: nn.Module, segment: Segment, found: Mapping[str, Tokens], batch: int, inputs: Mapping
+    network: nn.Module,
+    layout: Layout,
+    segment: Segment,
+    found: Mapping[str, Tokens],
+    batch: int,
+    inputs: Mapping,
 ) -> Tokens:
-    ids = torch.tensor(segment.ids, device=network.device).expand(batch, -1)
+    ids = layout.on(network.device).ids[segment.name].expand(batch, -1)
     real = torch.ones_like(ids, dtype=torch.bool)
     for names, wanted in ((segment.when, True), (segment.unless, False)):
         if names:
-            some = torch.stack([found[name][1].any(1) for name in names]).any(0)
+            some = [found[name][1].any(1) for name in names if name in found]
+            some = torch.stack(some).any(0) if some else torch.zeros_like(real[:, 0])
             real = real & (some == wanted)[:, None]
     there = inputs.get("there", {}).get(segment.name)
     return network.text(ids), real if there is None else there[:, None].expand_as(real)

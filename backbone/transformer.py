@@ -93,6 +93,14 @@ class Block(nn.Module):
         if c.sandwich:
             self.after_attention, self.after_mlp = RMSNorm(c.width), RMSNorm(c.width)
 
+    def keys(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """x (B, S, D) -> k and v (B, S, kv_heads, d) as `project` has them; not for adaptive blocks."""
+        c = self.config
+        x = self.attention_norm(x).to(self.qkv.weight.dtype)
+        rows = self.qkv.weight[c.heads * c.head_dim :]
+        k, v = F.linear(x, rows).unflatten(-1, (2 * c.kv_heads, c.head_dim)).chunk(2, 2)
+        return rotate(self.k_norm(k) if c.qk_norm else k, *rope).to(v.dtype), v
+
     def project(self, x: Tensor, rope: tuple[Tensor, Tensor], modulation: Tensor | None):
         """x (B, S, D) or (B, F, H, D) -> q (B, S, heads, d), k and v (B, S, kv_heads, d), gate or None."""
         c, gate = self.config, None
@@ -136,7 +144,7 @@ class Block(nn.Module):
 class Stream(nn.Module):
     """A stack of blocks with its final norm: the decoder, or (adaptive) the action expert."""
 
-    def __init__(self, config: StreamConfig, adaptive: bool = False, attention: str = "math"):
+    def __init__(self, config: StreamConfig, adaptive: bool = False, attention: str = "auto"):
         super().__init__()
         self.config, self.adaptive, self.attention = config, adaptive, attention
         self.recompute = False  # blocks in the backward pass, instead of keeping what they made
@@ -154,11 +162,19 @@ class Stream(nn.Module):
         return [norm.dense(condition) for norm in (*norms, self.norm)]
 
     def forward(
-        self, x: Tensor, positions: Tensor, bias: Tensor, memory, modulation: list[Tensor] | None = None
+        self,
+        x: Tensor,
+        positions: Tensor,
+        bias: Tensor,
+        memory,
+        modulation: list[Tensor] | None = None,
+        wanted: tuple[int, int] | None = None,
     ) -> Tensor:
         """x (B, S, D) or (B, F, H, D) with F * H = S; positions (S,), (B, S) or (3, B, S); bias (B, 1, S, N).
 
-        memory: a Collect, Beside or Cache, which says what the S queries attend to (N keys).
+        memory: a Collect, Beside or Cache, which says what the S queries attend to (N keys). wanted: first
+        and last + 1 of the tokens whose hidden states come back (all by default): the last block gives the
+        others no more than their keys and values.
         """
         c = self.config
         kinds = list(zip(c.thetas, c.stretch, strict=True))
@@ -172,12 +188,26 @@ class Stream(nn.Module):
             attended = attend(q, keys, values, biases[c.windows[layer]], self.attention)
             return block.finish(x, attended, gate, second)
 
-        for layer, block in enumerate(self.blocks):
+        whole = self.blocks if wanted is None else self.blocks[:-1]
+        for layer, block in enumerate(whole):
             if self.recompute and self.training and torch.is_grad_enabled():
                 x = checkpoint(run, layer, block, x, use_reentrant=False)
             else:
                 x = run(layer, block, x)
+        if wanted is not None:
+            x = self._last(x, ropes[kinds[-1]], biases[c.windows[-1]], memory, wanted)
         return self.norm(x, modulation[-1])[0] if self.adaptive else self.norm(x)
+
+    def _last(self, x: Tensor, rope: tuple, bias: Tensor, memory, wanted: tuple[int, int]) -> Tensor:
+        """The last block for some tokens only."""
+        block, (first, end) = self.blocks[-1], wanted
+        if first == end:
+            memory.extend(len(self.blocks) - 1, *block.keys(x, rope))
+            return x[:, :0]
+        q, k, v, _ = block.project(x, rope, None)
+        keys, values = memory.extend(len(self.blocks) - 1, k, v)
+        attended = attend(q[:, first:end], keys, values, bias[:, :, first:end], self.attention)
+        return block.finish(x[:, first:end], attended, None, None)
 
 
 def _windowed(bias: Tensor, positions: Tensor, window: int) -> Tensor:

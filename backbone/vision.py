@@ -7,6 +7,9 @@ zero, so one frame alone gives exactly the numbers of a plain ViT, and pretraine
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,14 +73,24 @@ class VisionBlock(nn.Module):
         self.up, self.down = nn.Linear(config.width, config.mlp), nn.Linear(config.mlp, config.width)
 
     def forward(
-        self, x: Tensor, frames: int = 1, ages: Tensor | None = None, bias: Tensor | None = None
+        self,
+        x: Tensor,
+        frames: int = 1,
+        ages: Tensor | None = None,
+        bias: Tensor | None = None,
+        last: bool = False,
     ) -> Tensor:
-        """x (B * T, N, D), frames oldest first. ages (T, D): embedded offsets, bias (B, 1, T, T)."""
+        """x (B * T, N, D), frames oldest first. ages (T, D): embedded offsets, bias (B, 1, T, T).
+
+        last: nothing after this block looks at the past, so only the current frame goes on, (B, N, D).
+        """
         mixes = self.temporal and frames > 1
         seen = (x.unflatten(0, (-1, frames)) + ages[:, None]).flatten(0, 1) if mixes else x
         q, k, v = project(self.qkv, self.norm1(seen)).unflatten(-1, (3, self.heads, -1)).unbind(2)
         if mixes:
             v = self._over_time(q, k, v, frames, bias)
+        if last and frames > 1:
+            q, k, v, x = (y.unflatten(0, (-1, frames))[:, -1] for y in (q, k, v, x))
         x = x + self.out(attend(q, k, v, None, self.attention))
         return x + self.down(F.gelu(project(self.up, self.norm2(x)), approximate=self.gelu))
 
@@ -98,7 +111,7 @@ class VisionBlock(nn.Module):
 class VisionTower(nn.Module):
     """One camera (or all of one size): pictures, maybe with their past, to tokens of the current one."""
 
-    def __init__(self, config: VisionConfig, out: int, attention: str = "math"):
+    def __init__(self, config: VisionConfig, out: int, attention: str = "auto"):
         super().__init__()
         self.config = config
         self.recompute = False  # blocks in the backward pass, instead of keeping what they made
@@ -109,43 +122,63 @@ class VisionTower(nn.Module):
             VisionBlock(config, bool(every) and i % every == every - 1, attention)
             for i in range(config.depth)
         )
+        temporal = [at for at, block in enumerate(self.blocks) if block.temporal]
+        self.alone = temporal[0] if temporal else len(self.blocks)  # blocks that see one frame by itself
+        self.looks_back = temporal[-1] if temporal else -1  # the last that sees the past
         self.norm = nn.LayerNorm(config.width, 1e-6) if config.final_norm else nn.Identity()
         if config.projector not in ("linear", "gemma3"):
             raise ValueError(f"projector: expected 'linear' or 'gemma3', got {config.projector!r}")
         self.soft_norm = RMSNorm(config.width) if config.projector == "gemma3" else nn.Identity()
         self.project = nn.Linear(config.width, out, bias=config.projector == "linear")
 
-    def forward(self, images: Tensor, history: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """images (B, H, W, 3) or (B, T, H, W, 3), uint8 or [-1, 1], oldest first; history (B, T) bool.
+    def forward(
+        self, images: Tensor, history: Tensor | None = None, early: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """images (B, H, W, 3) or (B, T, H, W, 3), uint8 or [-1, 1], oldest first; history (B, T) bool; early:
+        what `early` made of these pictures before, if it is known.
 
         -> tokens (B, N, out) and the fine map (B, h, w, C) of the last frame (None for a patch stem).
         A frame whose history is False is not there and changes nothing; the last is always taken to be there.
         Without a history only the last frame is.
         """
-        x, fine = self.features(images, history)
+        x, fine = self.features(images, history, early)
         if self.config.pool > 1:
             square = x.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))
             x = F.avg_pool2d(square, self.config.pool).flatten(2).transpose(1, 2)
         return project(self.project, self.soft_norm(x)), fine
 
-    def features(self, images: Tensor, history: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def features(
+        self, images: Tensor, history: Tensor | None = None, early: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """The same before pooling and projection: (B, grid * grid, width), and the fine map."""
         frames = images.shape[1] if images.dim() == 5 else 1
+        x, fine = (early, None) if early is not None else self.early(images)
+        ages = bias = None
+        if frames > 1:
+            ages, bias = self._time(images, history, frames)
+        for at in range(self.alone, len(self.blocks)):
+            x = self._block(at, x, frames if at <= self.looks_back else 1, ages, bias, at == self.looks_back)
+        if self.looks_back < 0:
+            x = x.unflatten(0, (-1, frames))[:, -1]
+        fine = None if fine is None else fine.unflatten(0, (-1, frames))[:, -1]
+        return self.norm(x), fine
+
+    def early(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What a frame looks like before any block that looks at others: (B * T, grid * grid, width), and the
+        fine map. It does not depend on how old the frame is.
+        """
         pictures = images.flatten(0, 1) if images.dim() == 5 else images
         x = pictures.float() / 127.5 - 1 if pictures.dtype == torch.uint8 else pictures
         x, fine = self.stem(x)
         x = x + self.position
-        ages = bias = None
-        if frames > 1:
-            ages, bias = self._time(images, history, frames)
-        for block in self.blocks:
-            if self.recompute and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, frames, ages, bias, use_reentrant=False)
-            else:
-                x = block(x, frames, ages, bias)
-        x = x.unflatten(0, (-1, frames))[:, -1]
-        fine = None if fine is None else fine.unflatten(0, (-1, frames))[:, -1]
-        return self.norm(x), fine
+        for at in range(self.alone):
+            x = self._block(at, x)
+        return x, fine
+
+    def _block(self, at: int, x: Tensor, *more) -> Tensor:
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return checkpoint(self.blocks[at], x, *more, use_reentrant=False)
+        return self.blocks[at](x, *more)
 
     def _time(self, images: Tensor, history: Tensor | None, frames: int) -> tuple[Tensor, Tensor]:
         """Embedded offsets (T, D), zero for the current frame, and the causal bias (B, 1, T, T)."""
@@ -158,8 +191,9 @@ class VisionTower(nn.Module):
         causal = torch.ones(frames, frames, dtype=torch.bool, device=images.device).tril()
         # A frame sees itself even where it is not there: no row is empty, and nobody else looks at it.
         mask = causal & there[:, None, :] | torch.eye(frames, dtype=torch.bool, device=images.device)
-        offsets = torch.arange(1 - frames, 1, device=images.device, dtype=torch.float32)
-        return AGES[self.config.ages](offsets, self.config.width), mask_bias(mask, torch.float32)
+        return _ages(AGES[self.config.ages], frames, self.config.width, images.device), mask_bias(
+            mask, torch.float32
+        )
 
 
 def _periods(offsets: Tensor, dim: int) -> Tensor:
@@ -178,3 +212,9 @@ def _powers(offsets: Tensor, dim: int) -> Tensor:
 
 
 AGES = {"periods": _periods, "powers": _powers}
+
+
+@lru_cache(maxsize=64)
+def _ages(embed: Callable[[Tensor, int], Tensor], frames: int, dim: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # kept, so it must also serve training
+        return embed(torch.arange(1 - frames, 1, dtype=torch.float32), dim).to(device)

@@ -1,66 +1,174 @@
-"""Writing a plan's tokens: greedily, or by confirming the last plan's tokens in one pass."""
+"""Writing a plan's texts, greedily, for many samples at once: what is guessed is verified in one pass.
+
+The last plan's tokens are a guess at the next one's. All of them are fed at once; each that the network would
+have written itself stands, at the first that it would not the guess is mended and goes on behind it. So the
+tokens are those of plain greedy decoding, and a plan that still holds costs one pass.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from backbone.inference import Run
-from backbone.tokenizer import BOS, EOS, MEMORY, PAD, POINT, UNK
+from backbone.layout import Layout, Segment
 
-ENDS = (EOS, POINT)
-NEVER = [PAD, UNK, BOS, MEMORY]  # never written
+AHEAD = 8  # on a GPU: tokens written between two questions whether all texts have ended, each of which waits
+
+Guess = Sequence[Sequence[int]]  # of each text, from its first token to its end
+Pair = tuple[int, int]  # a slot and the id in it
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """tokens: `Updated Memory:` ... <point> or <eos>. margin: smallest log-probability gap
-    between a token and its best rival.
+class Alphabet:
+    """How texts begin and end. begin: the id that starts each (<bos>). ends: ids that end one, as `pad` does.
 
-    query: the hidden state (1, width) that predicted the last token. confirmed: nothing had to be written
-    anew.
+    never: ids that are not written. open_end: the last text's end is not fed, as nobody reads it, and may
+    stand one token behind the segment.
     """
 
-    tokens: tuple[int, ...]
+    begin: int
+    ends: tuple[int, ...]
+    pad: int = 0
+    never: tuple[int, ...] = ()
+    open_end: bool = False
+
+
+@dataclass(frozen=True)
+class Written:
+    """texts: of each target segment, its ids from the first to its end. margin: the smallest lead in
+    log-probability of a token over its best rival. finished: whether every text came to its end. confirmed:
+    the guess stood. state (width,): what predicted the last token. passes: through the network.
+    """
+
+    texts: tuple[tuple[int, ...], ...]
     margin: float
-    query: Tensor
-    confirmed: bool
     finished: bool
+    confirmed: bool
+    state: Tensor
+    passes: int
 
 
 @torch.inference_mode()
-def decode(run: Run, segment: str, previous: tuple[int, ...] = ()) -> Decoded:
-    """Greedy decoding onto a prefix. `previous` tokens are verified in one pass, what follows a changed one
-    in the next.
+def write(run: Run, alphabet: Alphabet, guesses: Sequence[Guess | None] | None = None) -> list[Written]:
+    """Write the layout's texts, and the words between them, onto a prefix that has been read.
 
-    The result does not depend on `previous`, only the time it takes does.
+    guesses: for each sample what may stand there. The result does not depend on them, only the time it takes
+    does; nor on the other samples.
     """
-    length = run.layout[segment].length
-    guess = list(previous[: length + 1]) if previous[:1] == (MEMORY,) else []
-    tokens, margin = [MEMORY], float("inf")
-    feed = guess[:-1] if len(guess) > 1 else [MEMORY]
-    written = 0  # tokens whose keys and values are in the cache
-    while True:
-        hidden = run.write(segment, torch.tensor([feed], device=run.network.device), written)
-        best, gaps = _choose(run.network.logits(hidden)[0])
-        for at, (token, gap) in enumerate(zip(best, gaps, strict=True)):
-            tokens.append(token)
-            margin = min(margin, gap)
-            ended = token in ENDS
-            if ended or len(tokens) > length:
-                confirmed = tuple(tokens) == tuple(previous)
-                return Decoded(tuple(tokens), margin, hidden[:, at], confirmed, ended)
-            if at + 1 < len(feed) and token != feed[at + 1]:
-                break  # what was fed from here on was a wrong guess; the next write forgets it
-        written = len(tokens) - 1
-        # One word of a plan may have changed and the rest not: the guess goes on behind the new word.
-        feed = [tokens[-1], *guess[len(tokens) : -1]]
+    device = run.network.device
+    tail = run.prefix.segments[len(run.layout.context) :]
+    run.open(segment.name for segment in tail)
+    drafts = [_Draft(run.layout, tail, alphabet, guess) for guess in guesses or [None] * run.batch]
+    passes = 0
+    while not all(draft.done for draft in drafts):
+        passes += 1
+        feeds = [draft.feed() for draft in drafts]
+        width = max(map(len, feeds))
+        width = width if width == 1 or not run.static else sum(segment.length for segment in tail)
+        # Shorter ones feed their last token again: the same numbers into the same place.
+        padded = torch.tensor([feed + [feed[-1]] * (width - len(feed)) for feed in feeds], device=device)
+        slots, ids = padded.unbind(-1)
+        steps = [(slots, ids, *run.predict(ids, slots, alphabet.never))]
+        for _ in range(AHEAD - 1 if width == 1 and device.type != "cpu" else 0):
+            slots, ids = (slots + 1).clamp(max=run.slots - 1), steps[-1][3]
+            steps.append((slots, ids, *run.predict(ids, slots, alphabet.never)))
+        slots, ids, states, best, gaps = (torch.cat(parts, 1) for parts in zip(*steps, strict=True))
+        stale = torch.zeros_like(run.valid)
+        rows = zip(drafts, slots.tolist(), ids.tolist(), best.tolist(), gaps.tolist(), states, strict=True)
+        for row, (draft, *found) in enumerate(rows):
+            stale[row, draft.take(*found)] = True
+        run.valid &= ~stale
+    return [draft.written(passes) for draft in drafts]
 
 
-def _choose(logits: Tensor) -> tuple[list[int], list[float]]:
-    """logits (k, words) -> the best token of each row and its log-probability's lead over the second."""
-    logits[:, NEVER] = -torch.inf
-    top = logits.topk(2, -1)
-    return top.indices[:, 0].tolist(), (top.values[:, 0] - top.values[:, 1]).tolist()
+class _Draft:
+    """One sample's texts while they are written: what is certain, as (slot, id), of which some are fed."""
+
+    def __init__(self, layout: Layout, tail: Sequence[Segment], alphabet: Alphabet, guess: Guess | None):
+        self.alphabet, self.stops = alphabet, {*alphabet.ends, alphabet.pad}
+        self.targets = [s for s in tail if s.target]
+        self.starts = [layout.start(s.name) for s in self.targets]
+        self.between: list[list[Pair]] = [[] for _ in self.targets]  # the words behind each text
+        for segment in tail[tail.index(self.targets[0]) :]:
+            if segment.target:
+                at = self.targets.index(segment)
+            else:
+                first = layout.start(segment.name)
+                self.between[at] += [(first + k, i) for k, i in enumerate(segment.ids)]
+        given = [list(text) for text in guess or ()]
+        fits = len(given) == len(self.targets) and all(text[:1] == [alphabet.begin] for text in given)
+        self.guess = given if fits else []
+        self.texts: list[list[int]] = []
+        self.certain: list[Pair] = []
+        self.fed, self.done, self._closing = 0, False, False
+        self.margin, self.state = float("inf"), torch.empty(0)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.texts.append([self.alphabet.begin])
+        self.certain.append((self.starts[len(self.texts) - 1], self.alphabet.begin))
+
+    def _room(self, at: int) -> int:
+        """How many ids a text may have."""
+        return self.targets[at].length + (self.alphabet.open_end and at + 1 == len(self.targets))
+
+    def _pairs(self, at: int, text: Sequence[int], first: int) -> list[Pair]:
+        """The ids of a text from number `first` on that are fed, with their slots."""
+        last = at + 1 == len(self.targets)
+        if last and self.alphabet.open_end and text[-1] in self.stops:
+            text = text[:-1]
+        return [(self.starts[at] + k, text[k]) for k in range(first, min(len(text), self.targets[at].length))]
+
+    def feed(self) -> list[Pair]:
+        """What is certain and not fed yet, then what is guessed to follow."""
+        if self.done:
+            return self.certain[-1:]
+        pairs, at = self.certain[self.fed :], len(self.texts) - 1
+        first = len(self.texts[at])
+        while self.guess and not self._closing and at < len(self.guess):
+            text = self.guess[at][: self._room(at)]
+            pairs += self._pairs(at, text, first)
+            if len(text) <= first or (text[-1] not in self.stops and len(text) < self._room(at)):
+                break
+            pairs += self.between[at]
+            at, first = at + 1, 0
+        return pairs or self.certain[-1:]
+
+    def take(
+        self, slots: list[int], ids: list[int], best: list[int], gaps: list[float], states: Tensor
+    ) -> list[int]:
+        """What was fed, and what the network would write behind each: keep it as far as it came true. Returns
+        the slots that hold what did not.
+        """
+        for k, pair in enumerate(zip(slots, ids, strict=True)):
+            if self.done or pair != self.certain[self.fed]:
+                kept = {slot for slot, _ in self.certain[: self.fed]}
+                return [slot for slot in slots[k:] if slot not in kept]
+            self.fed += 1
+            if self.fed == len(self.certain) and not self._closing:
+                self._extend(best[k], gaps[k], states[k])
+            self.done = self._closing and self.fed == len(self.certain)
+        return []
+
+    def _extend(self, token: int, gap: float, state: Tensor) -> None:
+        at = len(self.texts) - 1
+        text, last = self.texts[at], at + 1 == len(self.targets)
+        text.append(token)
+        self.margin, self.state = min(self.margin, gap), state
+        self.certain += self._pairs(at, text, len(text) - 1)
+        if token not in self.stops and len(text) < self._room(at):
+            return
+        if last:
+            self._closing = True
+        else:
+            self.certain += self.between[at]
+            self._begin()
+
+    def written(self, passes: int) -> Written:
+        finished = all(text[-1] in self.stops for text in self.texts)
+        texts = tuple(map(tuple, self.texts))
+        return Written(texts, self.margin, finished, self.guess == self.texts, self.state, passes)

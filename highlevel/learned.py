@@ -3,80 +3,103 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 
+from backbone.engine import Engine
 from backbone.errors import UserError
 from backbone.inference import Run, encode_words, observed
-from backbone.network import Network
 from backbone.observation import Observation
 from backbone.pointer import read_out
-from backbone.tokenizer import POINT, SCENE, SUBTASK, Tokenizer
-from highlevel.decoding import Decoded, decode
+from backbone.tokenizer import BOS, EOS, MEMORY, PAD, POINT, SCENE, SUBTASK, UNK, Tokenizer
+from highlevel.decoding import Alphabet, Written, write
 from highlevel.plan import DONE, Plan, Target
 
 NO_MEMORY = "nothing"  # how an empty memory is written
+ALPHABET = Alphabet(MEMORY, (EOS, POINT), PAD, never=(PAD, UNK, BOS, MEMORY), open_end=True)
 
 
 class LearnedPlanner:
-    def __init__(self, network: Network, tokenizer: Tokenizer):
-        self.network, self.tokenizer = network, tokenizer
-        layout = network.layout.planner
+    def __init__(self, engine: Engine, tokenizer: Tokenizer):
+        self.engine, self.network, self.tokenizer = engine, engine.network, tokenizer
+        layout = self.network.layout.planner
         self.segment = next(s.name for s in layout.segments if s.target)
         self.context = tuple(name for name in layout.names if name != self.segment)
         self.lengths = {s.source: s.length for s in layout.segments if s.kind == "text"}
-        self.cameras = {name: (config.image_size,) * 2 for name, config in network.preset.cameras}
+        self.cameras = {name: (config.image_size,) * 2 for name, config in self.network.preset.cameras}
+        self.keep = tuple(
+            s.name for s in layout.segments if s.source == f"images.{self.network.preset.pointer}"
+        )
 
     def plan(
         self, observation: Observation, instruction: str = "", memory: str = "", previous: Plan | None = None
     ) -> Plan:
         """The next plan. `previous`, if it was this network's, is confirmed rather than written again."""
-        return self.plan_on(Run(self.network), observation, instruction, memory, previous)
+        told = observation.with_instruction(instruction or observation.instruction)
+        return self.plan_on(self.engine.look(), [told], [memory], [previous])[0]
 
     @torch.inference_mode()
     def plan_on(
-        self, run: Run, observation: Observation, instruction: str, memory: str, previous: Plan | None
-    ) -> Plan:
-        """The same, leaving what was read in `run` for the controller."""
+        self,
+        run: Run,
+        observations: Sequence[Observation],
+        memories: Sequence[str],
+        previous: Sequence[Plan | None],
+    ) -> list[Plan]:
+        """The same for the samples of a run, leaving what was read in it for the controller."""
         started = time.perf_counter()
-        run.read(self.context, self.inputs(observation, instruction or observation.instruction, memory))
-        decoded = decode(run, self.segment, previous.tokens if previous is not None else ())
-        return self._plan(run, decoded, started)
+        run.read(self.context, self.inputs(observations, memories), self.keep)
+        written = write(
+            run, ALPHABET, [(p.tokens,) if p is not None and p.tokens else None for p in previous]
+        )
+        targets = self._targets(run, written)
+        seconds = time.perf_counter() - started
+        return [self._plan(*found, seconds) for found in zip(written, targets, strict=True)]
 
-    def inputs(self, observation: Observation, instruction: str, memory: str) -> dict:
-        """Everything the planner reads, as a batch of one; UserError says what does not fit."""
-        observation.check(self.cameras, self.network.preset.state_dim)
-        if not instruction.strip():
-            raise UserError("instruction: expected some words, got nothing")
-        device, texts = self.network.device, {"instruction": instruction, "memory": memory or NO_MEMORY}
-        found = observed(observation, self.cameras, device)
-        for what, text in texts.items():
-            ids = encode_words(self.tokenizer, text, self.lengths[f"{what}_ids"], what)
-            found[f"{what}_ids"] = torch.tensor([ids], device=device)
+    def inputs(self, observations: Sequence[Observation], memories: Sequence[str]) -> dict:
+        """Everything the planner reads, as a batch; UserError says what does not fit."""
+        for observation in observations:
+            observation.check(self.cameras, self.network.preset.state_dim)
+            if not observation.instruction.strip():
+                raise UserError("instruction: expected some words, got nothing")
+        device = self.network.device
+        found = observed(observations, self.cameras, device)
+        texts = {
+            "instruction": [observation.instruction for observation in observations],
+            "memory": [memory or NO_MEMORY for memory in memories],
+        }
+        for what, given in texts.items():
+            length = self.lengths[f"{what}_ids"]
+            ids = [encode_words(self.tokenizer, text, length, what) for text in given]
+            found[f"{what}_ids"] = torch.tensor(ids, device=device)
         return found
 
-    def _plan(self, run: Run, decoded: Decoded, started: float) -> Plan:
-        tokens, target = decoded.tokens, None
+    def _plan(self, written: Written, target: Target | None, seconds: float) -> Plan:
+        (tokens,) = written.texts
         split = tokens.index(SUBTASK) if SUBTASK in tokens else len(tokens)
         scene = tokens.index(SCENE) if SCENE in tokens[:split] else split
         memory = self.tokenizer.decode(tokens[1:scene][: self.lengths["memory_ids"]])  # readable next time
         subtask = self.tokenizer.decode(tokens[split + 1 :])
-        if tokens[-1] == POINT and self.network.preset.pointer:
-            target = self._target(run, decoded.query)
         return Plan(
             subtask=subtask,
             target=target,
             memory=memory,
             scene=self.tokenizer.decode(tokens[scene + 1 : split]),
             done=subtask == DONE,
-            margin=decoded.margin if decoded.finished else 0.0,
-            origin="confirmed" if decoded.confirmed else "decoded",
+            margin=written.margin if written.finished else 0.0,
+            origin="confirmed" if written.confirmed else "decoded",
             tokens=tokens,
-            seconds=time.perf_counter() - started,
+            seconds=seconds,
         )
 
-    def _target(self, run: Run, query: torch.Tensor) -> Target:
+    def _targets(self, run: Run, written: Sequence[Written]) -> list[Target | None]:
+        """Where each plan points, if it does."""
         camera = self.network.preset.pointer
-        image = next(s.name for s in run.layout.segments if s.source == f"images.{camera}")
-        y, x = read_out(self.network.pointer(run.fine[camera], run.hidden[image], query))[0].tolist()
-        return Target(y, x, camera)
+        pointing = [w.texts[0][-1] == POINT for w in written]
+        if not camera or not any(pointing):
+            return [None] * len(written)
+        query = torch.stack([w.state for w in written])
+        places = read_out(self.network.pointer(run.fine[camera], run.hidden[self.keep[0]], query)).tolist()
+        pairs = zip(pointing, places, strict=True)
+        return [Target(y, x, camera) if points else None for points, (y, x) in pairs]

@@ -3,57 +3,82 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 
+from backbone.engine import Engine
 from backbone.errors import UserError
-from backbone.inference import Run
+from backbone.inference import Run, together
 from backbone.observation import Observation
 from backbone.reader import Reader
+from highlevel.decoding import Alphabet, Guess, Written, write
 from highlevel.plan import DONE, Plan, parse_plan_text
-from highlevel.writing import Written, write
 
 
 class PromptedPlanner:
     """Writes the layout's targets in turn: π0.5 and π0.6 a subtask, π0.7 the memory and then a subtask."""
 
-    def __init__(self, reader: Reader):
-        if not any(s.target for s in reader.layout.segments):
+    def __init__(self, engine: Engine, reader: Reader):
+        self.targets = [s.name for s in reader.layout.segments if s.target]
+        if not self.targets:
             raise UserError(f"planner: '{reader.network.preset.name}' writes no text")
-        self.reader, self.network, self.words = reader, reader.network, reader.words
+        self.engine, self.reader, self.network, self.words = engine, reader, reader.network, reader.words
+        self.alphabet = Alphabet(self.words.bos, (self.words.eos,), self.words.pad)
 
     def plan(
         self, observation: Observation, instruction: str = "", memory: str = "", previous: Plan | None = None
     ) -> Plan:
-        """The next plan, from what is seen, told and remembered."""
-        return self.plan_on(Run(self.network), observation, instruction, memory, previous)
+        """The next plan, from what is seen, told and remembered. `previous`, if it was this network's, is
+        confirmed rather than written again.
+        """
+        told = observation.with_instruction(instruction or observation.instruction)
+        return self.plan_on(self.engine.look(), [told], [memory], [previous])[0]
 
     @torch.inference_mode()
     def plan_on(
-        self, run: Run, observation: Observation, instruction: str, memory: str, previous: Plan | None
-    ) -> Plan:
-        """The same, leaving what was read and written in `run` for the controller."""
+        self,
+        run: Run,
+        observations: Sequence[Observation],
+        memories: Sequence[str],
+        previous: Sequence[Plan | None],
+    ) -> list[Plan]:
+        """The same for the samples of a run, leaving what was read and written in it for the controller."""
         started = time.perf_counter()
-        inputs = self.reader.inputs(observation, instruction or observation.instruction, memory)
-        run.read(run.layout.context, inputs)
-        texts: dict[str, Written] = {}
-        for segment in run.layout.prefix.segments[len(run.layout.context) :]:
-            if segment.target:
-                texts[segment.name] = write(
-                    run, segment.name, self.words.bos, (self.words.eos,), self.words.pad
-                )
-            else:
-                run.read((segment.name,), inputs)
-        said = {name: self.words.decode(written.ids[0].tolist()) for name, written in texts.items()}
+        run.read(run.layout.context, self.inputs(observations, memories), keep=())
+        written = write(run, self.alphabet, [self.guess(plan) for plan in previous])
+        seconds = time.perf_counter() - started
+        return [self.plan_of(*found, seconds) for found in zip(written, memories, strict=True)]
+
+    def inputs(self, observations: Sequence[Observation], memories: Sequence[str]) -> dict:
+        """Everything the planner reads, as a batch; UserError says what does not fit."""
+        pairs = zip(observations, memories, strict=True)
+        return together([self.reader.inputs(look, look.instruction, memory) for look, memory in pairs])
+
+    def guess(self, plan: Plan | None) -> Guess | None:
+        """A plan's tokens, text by text: each begins with <bos>."""
+        texts: list[list[int]] = []
+        for token in plan.tokens if plan is not None else ():
+            if token == self.words.bos:
+                texts.append([])
+            if texts:
+                texts[-1].append(token)
+        return texts or None
+
+    def plan_of(self, written: Written, memory: str, seconds: float) -> Plan:
+        """The texts as a plan. memory: the last one, which stands where none is written."""
+        said = {
+            name: self.words.decode(list(ids[1:]))
+            for name, ids in zip(self.targets, written.texts, strict=True)
+        }
         subtask, target = parse_plan_text(said["response"])
-        whole = all(bool(written.finished[0]) for written in texts.values())
-        margin = min(float(written.margin[0]) for written in texts.values())
         return Plan(
             subtask=subtask,
             target=target,
             memory=said.get("memory", memory),
             done=subtask == DONE,
-            margin=margin if whole else 0.0,
-            tokens=tuple(i for written in texts.values() for i in written.ids[0].tolist()),
-            seconds=time.perf_counter() - started,
+            margin=written.margin if written.finished else 0.0,
+            origin="confirmed" if written.confirmed else "decoded",
+            tokens=tuple(token for text in written.texts for token in text),
+            seconds=seconds,
         )

@@ -2,94 +2,57 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from backbone.engine import Engine
 from backbone.errors import UserError
-from backbone.inference import Run
+from backbone.inference import Run, together
 from backbone.observation import Observation
 from backbone.reader import Reader
-from lowlevel.controller import ActionChunk, check_committed
-from lowlevel.flow import integrate, integrate_promised, promised_times, times
+from lowlevel.sampled import SampledController
 
 
-class PromptedController:
+class PromptedController(SampledController):
     """Where the subtask goes is the layout's choice: into a segment of its own (π0.7), behind the prompt as
     if the network had written it (π0.5, π0.6 with a planner), or into the prompt in the task's place.
-
-    action_dim: the robot's own.
     """
 
-    def __init__(self, reader: Reader, action_dim: int, seed: int = 0):
-        if reader.network.preset.expert is None:
-            raise UserError(f"controller: '{reader.network.preset.name}' makes no actions")
-        self.reader, self.network, self.words = reader, reader.network, reader.words
-        self.action_dim, self.steps = action_dim, reader.network.preset.steps
-        self.written = next((s for s in reader.layout.segments if s.name == "response"), None)
-        self.reset(seed)
+    def __init__(self, engine: Engine, reader: Reader, action_dim: int, seed: int = 0):
+        if engine.network.preset.expert is None:
+            raise UserError(f"controller: '{engine.network.preset.name}' makes no actions")
+        super().__init__(engine, action_dim, seed)
+        self.reader, self.words = reader, reader.words
+        self.told = next((s for s in reader.layout.segments if s.name == "response"), None)
 
-    def reset(self, seed: int = 0) -> None:
-        """Start the noise anew: the same seed and observations give the same actions."""
-        self.generator = torch.Generator().manual_seed(seed)
+    def read(self, run: Run, observations: Sequence[Observation], subtasks: Sequence[str]) -> None:
+        inputs, told = [], len(observations) // self.copies
+        for row, (look, subtask) in enumerate(zip(observations, subtasks, strict=True)):
+            # With guidance the second half is never told the subtask: it is as if there were none.
+            subtask = "" if self.told and row >= told else subtask
+            task = look.instruction if self.told and look.instruction else subtask
+            inputs.append(self.reader.inputs(look, task, subtask=subtask))
+        run.read(run.layout.context, together(inputs), keep=())
+        if self.told and self.told.target:
+            self._say(run, subtasks)
 
-    @torch.inference_mode()
-    def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
-        """A chunk (H, A) in robot units. committed (K, A), K < H: actions already promised, kept."""
-        started, run = time.perf_counter(), Run(self.network)
-        task = observation.instruction if self.written and observation.instruction else subtask
-        run.read(run.layout.context, self.reader.inputs(observation, task, subtask=subtask))
-        if self.written and self.written.target:
-            self._say(run, subtask)
-        return self.act_on(run, subtask, committed, started)
+    def tell(self, run: Run, subtasks: Sequence[str], inputs: dict | None = None) -> None:
+        """Nothing to do: what the planner wrote is where the expert reads it."""
 
-    @torch.inference_mode()
-    def act_on(
-        self, run: Run, subtask: str, committed: np.ndarray | None = None, started: float | None = None
-    ) -> ActionChunk:
-        """The same on a prefix that has been read, with a subtask that has been written."""
-        started = time.perf_counter() if started is None else started
-        net, p = self.network, self.network.preset
-        run.prepare_actions()
-        noise = torch.randn(1, p.horizon, p.action_dim, generator=self.generator).to(net.device)
-        kept = self._committed(committed)
-        if kept is not None and p.trained_delay:
-            delay = torch.tensor([kept.shape[1]], device=net.device)
-            modulation = [net.modulation(t[:, None]) for t in promised_times(self.steps, p.horizon, delay)]
-            whole = torch.cat((kept, noise[:, kept.shape[1] :]), 1)
-            actions = integrate_promised(
-                lambda x, step: run.velocity(x, modulation[step]), noise, self.steps, whole, delay
-            )
-        else:
-            all_steps = net.modulation(times(self.steps).to(net.device)[:, None])
-            actions = integrate(
-                lambda x, step: run.velocity(x, [m[step : step + 1] for m in all_steps]),
-                noise,
-                self.steps,
-                kept,
-            )
-        actions = net.action_norm.inverse(actions)[0, :, : self.action_dim]
-        if committed is not None:
-            actions[: len(committed)] = torch.as_tensor(np.asarray(committed), dtype=torch.float32)
-        return ActionChunk(actions.float().cpu().numpy(), subtask, started, time.perf_counter() - started)
+    def untell(self, run: Run, half: int) -> None:
+        if self.told is None:
+            raise UserError("guidance: expected a network that is told a subtask apart from its task")
+        if self.told.target:
+            start = run.layout.start(self.told.name)
+            run.valid[half:, start : start + self.told.length] = False
 
-    def _say(self, run: Run, subtask: str) -> None:
-        ids = [self.words.bos, *self.words.encode(subtask), self.words.eos]
-        if len(ids) > self.written.length:
-            raise UserError(f"subtask: expected at most {self.written.length} tokens, got {len(ids)}")
-        run.write(self.written.name, torch.tensor([ids], device=self.network.device), 0)
-
-    def _committed(self, committed: np.ndarray | None) -> Tensor | None:
-        p, promised = (
-            self.network.preset,
-            check_committed(committed, self.network.preset.horizon, self.action_dim),
-        )
-        if promised is None:
-            return None
-        if p.trained_delay and len(promised) > p.trained_delay:
-            raise UserError(f"committed actions: expected at most {p.trained_delay}, got {len(promised)}")
-        wide = torch.zeros(1, len(promised), p.action_dim)
-        wide[0, :, : self.action_dim] = torch.from_numpy(promised)
-        return self.network.action_norm(wide.to(self.network.device))
+    def _say(self, run: Run, subtasks: Sequence[str]) -> None:
+        texts = [[self.words.bos, *self.words.encode(text), self.words.eos] for text in subtasks]
+        width = max(map(len, texts))
+        if width > self.told.length:
+            raise UserError(f"subtask: expected at most {self.told.length} tokens, got {width}")
+        ids = torch.tensor([text + [0] * (width - len(text)) for text in texts], device=self.network.device)
+        lengths = torch.tensor([len(text) for text in texts], device=self.network.device)
+        run.open([self.told.name])
+        run.write(self.told.name, ids, 0, torch.arange(width, device=ids.device) < lengths[:, None])

@@ -16,8 +16,8 @@ from backbone import joint
 from backbone.inference import Run
 from backbone.network import Network
 from backbone.vision import AGES
-from highlevel.writing import Written, write
-from lowlevel.flow import integrate, integrate_promised, promised_times, times
+from highlevel.decoding import Alphabet, Written, write
+from lowlevel.flow import integrate, times
 
 TOLERANCE = 1e-4
 DEVIATIONS = {
@@ -255,30 +255,34 @@ def decode(
 ) -> tuple[Run, list[Written]]:
     """Reads the context and writes every text there is to write."""
     run = Run(network, len(next(iter(batch["images"].values()))))
-    inference = run.layout.prefix
+    targets = [s for s in run.prefix.segments if s.target]
     run.read(network.layout.context, batch)
-    texts, tokens = [], case.config["tokens"]
-    for segment in inference.segments[len(network.layout.context) :]:
-        if not segment.target:
-            run.read((segment.name,), batch)
-            continue
-        written = write(run, segment.name, tokens["bos"], (tokens["eos"],))
-        texts.append(written)
-        check(f"{begin}decode.{segment.name}_tokens", written.ids)
+    if not targets:
+        return run, []
+    tokens = case.config["tokens"]
+    texts = write(run, Alphabet(tokens["bos"], (tokens["eos"],)))
+    whole: dict[str, torch.Tensor] = {}
+    for number, segment in enumerate(targets):
+        ids = whole[segment.name] = torch.zeros(run.batch, segment.length, dtype=torch.long)
+        for row, written in enumerate(texts):
+            ids[row, : len(written.texts[number])] = torch.tensor(written.texts[number])
+        check(f"{begin}decode.{segment.name}_tokens", ids)
         if check.has(f"{begin}decode.{segment.name}_logits"):
-            valid = run.cache.valid.clone()
+            again, start = Run(network, run.batch), run.prefix.names.index(segment.name)
+            again.read(network.layout.context, batch)
+            for before in run.prefix.segments[len(network.layout.context) : start]:
+                if before.target:
+                    real = run.valid[:, run.prefix.span(before.name)]
+                    again.write(before.name, whole[before.name], 0, real)
+                else:
+                    again.read((before.name,), batch)
             logits = [
-                network.logits(run.write(segment.name, written.ids[:, at : at + 1], at)[:, 0])
+                network.logits(again.write(segment.name, ids[:, at : at + 1], at)[:, 0])
                 for at in range(len(check.outputs[f"decode.{segment.name}_logits"]))
             ]
             check(f"decode.{segment.name}_logits", torch.stack(logits))
-            run.read(network.layout.context, batch)  # as it was before
-            for other, text in zip([s for s in inference.segments if s.target], texts, strict=False):
-                run.write(other.name, text.ids, 0, valid[:, inference.span(other.name)])
-            run.cache.valid.copy_(valid)
-    if texts:
-        check(f"{begin}decode.min_margin", torch.cat([t.margin for t in texts]).min())
-        check("decode.pad_mask_after", run.cache.valid[:, : inference.length])
+    check(f"{begin}decode.min_margin", torch.tensor(min(written.margin for written in texts)))
+    check("decode.pad_mask_after", run.valid)
     return run, texts
 
 
@@ -288,24 +292,17 @@ def sample(network: Network, run: Run, case: Case, check: Check, begin: str = ""
         return
     noise, delay = given["sample.noise"], given.get("sample.delay")
     run.prepare_actions()
-    velocities = []
-    if delay is None or not int(delay):
-        modulation = network.modulation(times(p.steps)[:, None])
+    velocities, promised, given_at = [], None, torch.zeros(p.horizon, dtype=torch.bool)
+    if delay is not None and int(delay):
+        given_at = torch.arange(p.horizon) < delay
+        promised = given["sample.action_prefix"], given_at[None, :, None].expand(len(noise), -1, -1)
 
-        def velocity(x, step):
-            velocities.append(run.velocity(x, [m[step : step + 1] for m in modulation]))
-            return velocities[-1]
+    def velocity(x, step):
+        time = times(p.steps)[step].expand(1, 1, p.horizon).masked_fill(given_at, 0.0)
+        velocities.append(run.velocity(x, network.modulation(time)))
+        return velocities[-1]
 
-        actions = integrate(velocity, noise, p.steps)
-    else:
-        delay = delay.expand(len(noise))
-        modulation = [network.modulation(t[:, None]) for t in promised_times(p.steps, p.horizon, delay)]
-
-        def velocity(x, step):
-            velocities.append(run.velocity(x, modulation[step]))
-            return velocities[-1]
-
-        actions = integrate_promised(velocity, noise, p.steps, given["sample.action_prefix"], delay)
+    actions = integrate(velocity, noise, p.steps, promised, clean=True)
     check(f"{begin}sample.actions", actions)
     check(f"{begin}sample.velocities", torch.stack(velocities))
 

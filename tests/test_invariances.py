@@ -15,7 +15,7 @@ from backbone import joint, prefix, vision
 from backbone.cache import Beside, Cache
 from backbone.embeddings import TextEmbedding
 from backbone.inference import Run
-from backbone.layout import Layout
+from backbone.layout import Layout, _select
 from backbone.network import Network
 from backbone.presets import preset
 from backbone.transformer import Stream
@@ -236,7 +236,7 @@ def the_cache_holds_what_one_pass_computes(name: str) -> None:
     with torch.no_grad():
         encoded = made.encode(layout, found)
     real = encoded.valid
-    assert torch.equal(run.cache.valid[:, : layout.length], real)
+    assert torch.equal(run.valid, real)
     for layer, (k, v) in enumerate(zip(encoded.memory.keys, encoded.memory.values, strict=True)):
         same([run.cache.keys[layer][:, : layout.length][real]], [k[real]])
         same([run.cache.values[layer][:, : layout.length][real]], [v[real]])
@@ -355,10 +355,11 @@ def all_frames_are_real(time):
     return lambda tower, images, history, frames: time(tower, images, torch.ones_like(history), frames)
 
 
-def no_history_is_all_history(time):
-    def given(tower, images, history, frames):
-        everything = torch.ones(images.shape[:2], dtype=torch.bool)
-        return time(tower, images, everything if history is None else history, frames)
+def no_history_is_all_history(history):
+    def given(segment, images, inputs):
+        camera = segment.source.partition(".")[2]
+        there = history(segment, images, inputs)
+        return there if camera in inputs.get("history", {}) else torch.ones_like(there)
 
     return given
 
@@ -389,16 +390,16 @@ def more_parameters_for_frames(init):
 
 
 def missing_is_there(read):
-    def found(made, segment, given, batch, fine):
-        tokens, real = read(made, segment, given, batch, fine)
+    def found(made, segment, given, batch, seen):
+        tokens, real = read(made, segment, given, batch, seen)
         return tokens, real | (segment.kind == "image")
 
     return found
 
 
 def words_depend_on_the_batch(constant):
-    def found(made, segment, others, batch, given):
-        tokens, real = constant(made, segment, others, batch, given)
+    def found(*args):
+        tokens, real = constant(*args)
         return tokens, real.any(0).expand_as(real)
 
     return found
@@ -461,7 +462,7 @@ MUTATIONS = [
     (padded_history_is_not_seen, "pi07", VisionTower, "_time", all_frames_are_real),
     (padded_history_is_not_seen, "pi05_mem", prefix, "_state", states_are_not_zeroed),
     (one_frame_is_a_plain_picture, "pi07", vision.AGES, "periods", ages_are_not_zero_now),
-    (no_history_means_only_now, "pi07_paligemma", VisionTower, "_time", no_history_is_all_history),
+    (no_history_means_only_now, "pi07_paligemma", prefix, "_history", no_history_is_all_history),
     (the_present_state_is_always_real, "pi05_mem", prefix, "_state", states_may_all_be_gone),
     (frames_bring_no_parameters, "pi07", VisionBlock, "__init__", more_parameters_for_frames),
     (absent_is_never_having_had_it, "pi07", prefix, "_read", missing_is_there),
@@ -485,6 +486,8 @@ MUTATIONS = [
 def test_the_check_fails_without_its_guard(check, name, owner, attribute, mutation):
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    _select.cache_clear()  # layouts keep the tables that were made of them
     before = owner[attribute] if isinstance(owner, dict) else owner.__dict__[attribute]
     with swapped(owner, attribute, mutation(before)), pytest.raises((AssertionError, RuntimeError)):
         check(name)
+    _select.cache_clear()

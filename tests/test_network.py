@@ -23,7 +23,8 @@ from backbone.presets import preset
 from backbone.tokenizer import EOS, PAD, POINT, Tokenizer
 from backbone.transformer import _RMS
 from backbone.vision import VisionTower
-from highlevel.decoding import decode
+from highlevel.decoding import write
+from highlevel.learned import ALPHABET
 from lowlevel.flow import integrate
 
 torch.set_num_threads(1)
@@ -138,7 +139,7 @@ def test_attention_implementations_agree():
     q, k, v = torch.randn(2, 5, 6, 8), torch.randn(2, 7, 2, 8), torch.randn(2, 7, 2, 8)
     bias = mask_bias(torch.rand(2, 5, 7) > 0.3, torch.float32)
     torch.testing.assert_close(attend(q, k, v, bias, "math"), attend(q, k, v, bias, "sdpa"))
-    with pytest.raises(ValueError, match="expected 'math' or 'sdpa'"):
+    with pytest.raises(ValueError, match="expected 'auto', 'math' or 'sdpa'"):
         attend(q, k, v, bias, "flash")
 
 
@@ -265,23 +266,24 @@ def test_confirming_writes_what_greedy_writes():
             run.read(("wrist", "state", "front", "instruction", "memory"), row(planner, i))
             return run
 
-        greedy = decode(fresh(0), "decoded")
+        greedy = write(fresh(0), ALPHABET)[0]
+        tokens = greedy.texts[0]
         guesses = [
-            greedy.tokens,
-            decode(fresh(1), "decoded").tokens,
-            greedy.tokens[:3],
-            greedy.tokens + (9, 9),
+            tokens,
+            write(fresh(1), ALPHABET)[0].texts[0],
+            tokens[:3],
+            tokens + (9, 9),
         ]
         for _ in range(6):
-            guess = list(greedy.tokens)
+            guess = list(tokens)
             guess[rng.integers(1, len(guess))] = int(rng.integers(7, TOKENIZER.words))
             guesses.append(tuple(guess))
         for guess in guesses:
-            again = decode(fresh(0), "decoded", guess)
-            assert again.tokens == greedy.tokens
+            again = write(fresh(0), ALPHABET, [(guess,)])[0]
+            assert again.texts == greedy.texts
             assert again.margin == pytest.approx(greedy.margin, abs=1e-3)
-            assert again.confirmed == (guess == greedy.tokens)
-            torch.testing.assert_close(again.query, greedy.query, atol=1e-4, rtol=1e-3)
+            assert again.confirmed == (guess == tokens)
+            torch.testing.assert_close(again.state, greedy.state, atol=1e-4, rtol=1e-3)
 
 
 def test_pointer_read_out_is_exact_on_its_own_targets():
@@ -299,7 +301,7 @@ def test_flow_reaches_the_data_along_a_straight_velocity():
     velocity = noise - actions
     for steps in (1, 5):
         torch.testing.assert_close(integrate(lambda x, i: velocity, noise, steps), actions)
-    kept = integrate(lambda x, i: velocity * 0, noise, 5, committed=actions[:, :2])
+    kept = integrate(lambda x, i: velocity * 0, noise, 5, promised=(actions, torch.arange(4)[:, None] < 2))
     assert torch.equal(kept[:, :2], actions[:, :2]) and torch.equal(kept[:, 2:], noise[:, 2:])
 
 

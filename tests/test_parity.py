@@ -81,7 +81,7 @@ def test_planner_reads_in_use_what_it_reads_in_training(recorded, moment):
     batch = sampler.planner(0, 1)
     memory = tokenizer.decode(batch["memory_ids"][0])
     planner = Policy(network, tokenizer).planner
-    inputs = planner.inputs(look, look.instruction, memory)
+    inputs = planner.inputs([look], [memory])
     for name, image in inputs.pop("images").items():
         assert torch.equal(image, batch["images"][name])
     assert set(inputs) == {"state", "instruction_ids", "memory_ids"}
@@ -92,7 +92,7 @@ def test_planner_reads_in_use_what_it_reads_in_training(recorded, moment):
     written = int((target != 0).sum()) - 1  # the last token is predicted, not read
     shifted = {**batch, "target_ids": target[:, :written]}
     encoded = network.encode(network._shortened(network.layout.planner, shifted), shifted)  # with gradients
-    run.read(planner.context, planner.inputs(look, look.instruction, memory))
+    run.read(planner.context, planner.inputs([look], [memory]))
     run.hidden["decoded"] = run.write("decoded", target[:, :written], 0)
     for name in encoded.layout.names:
         span = encoded.layout.span(name)
@@ -111,13 +111,16 @@ def test_controller_reads_in_use_what_it_reads_in_training(recorded, moment, nam
     segment = controller.plan_segment
     ids = torch.tensor([encode_words(tokenizer, text, segment.length, "text")])
     assert torch.equal(ids, batch[segment.source])
-    inputs = observed(look, controller.cameras, network.device)
+    inputs = observed([look], controller.cameras, network.device)
     assert set(inputs["images"]) == set(batch["images"]) and torch.equal(inputs["state"], batch["state"])
     for camera, image in inputs["images"].items():
         assert torch.equal(image, batch["images"][camera])
     run = Run(network)
-    run.read(controller.context, inputs)
-    chunk = controller.act_on(run, text, inputs=inputs)
+    if controller.context:
+        run.read(controller.context, inputs)
+    run.read(controller.with_plan, {**inputs, segment.source: ids})
+    run.prepare_actions()
+    chunk = controller.act(look, text)
     x, time = torch.randn(1, 1, *batch["actions"].shape[1:]), torch.tensor([[0.4]])
     encoded = network.encode(network._shortened(network.layout.controller, batch), batch)
     positions, mask = network.suffix_view(encoded.layout, encoded.valid, 1)

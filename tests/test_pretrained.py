@@ -14,7 +14,7 @@ from backbone import convert, family
 from backbone.config import StreamConfig, VisionConfig
 from backbone.inference import Run
 from backbone.network import Network
-from highlevel.writing import write
+from highlevel.decoding import Alphabet, write
 
 PROMPT = [2, 818, 5279, 529, 7001, 563]  # <bos>The capital of France is
 LENGTH = 12
@@ -50,6 +50,6 @@ def test_gemma_3_270m_writes_what_it_writes_in_transformers(tmp_path):
     with torch.no_grad():
         run = Run(network)
         run.read(("prompt",), {"prompt_ids": ids[:, :-1]})
-        ours = write(run, "response", PROMPT[-1], ends=(), pad=-1).ids[0, 1:].tolist()
+        ours = list(write(run, Alphabet(PROMPT[-1], (), pad=-1))[0].texts[0][1:])
         theirs = model.generate(ids, max_new_tokens=LENGTH, do_sample=False)[0, len(PROMPT) :].tolist()
     assert ours == theirs and len(set(ours)) > 3

@@ -1,0 +1,104 @@
+"""A network made ready to run: what is kept between looks, and how its work is done.
+
+"eager": plain torch, nothing computed that is not there; the reference. "compiled": the towers, the decoder
+and the expert through torch.compile, with shapes that never change. "graphs": CUDA graphs; each step of work,
+reading a prefix, predicting words, drawing a chunk, is recorded once and replayed. What is recorded does not
+depend on what is said: lengths are masks on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from backbone.errors import UserError
+from backbone.inference import Run
+from backbone.network import Network
+
+WAYS = ("eager", "compiled", "graphs")
+WARM_UP = 3  # runs before a recording: kernels are chosen, workspaces made
+
+
+class Engine:
+    """Gives out runs. A run's stores are used again at the next look, so take one look at a time."""
+
+    def __init__(self, network: Network, static: bool = False):
+        self.network, self.how, self.static = network, "eager", static
+        self._runs: dict[tuple[int, int], Run] = {}
+
+    def prepare(self, how: str) -> None:
+        """Choose how the work is done. UserError if this machine cannot."""
+        if how not in WAYS:
+            raise UserError(f"prepare: expected one of {', '.join(WAYS)}, got '{how}'")
+        device = self.network.device
+        if how == "graphs" and device.type != "cuda":
+            raise UserError(f"prepare: expected a CUDA device for 'graphs', got '{device.type}'")
+        if how == "eager" and self.how == "compiled":
+            raise UserError("prepare: expected a network that is not compiled yet; load it again for 'eager'")
+        if how == "compiled":
+            for part in self._parts():
+                part.compile(fullgraph=True, dynamic=False)
+        self.how, self.static = how, how != "eager"
+        self._runs.clear()
+
+    def look(self, batch: int = 1, chunks: int = 1) -> Run:
+        """An empty run for so many samples."""
+        key = batch, chunks
+        if key not in self._runs:
+            replayed = Replays() if self.how == "graphs" else None
+            self._runs[key] = Run(self.network, batch, chunks, self.static, replayed)
+        return self._runs[key].reset()
+
+    def _parts(self) -> list[nn.Module]:
+        streams = [self.network.decoder, *([self.network.expert] if self.network.preset.expert else [])]
+        return [*self.network.towers.values(), *streams]
+
+
+class Replays:
+    """Work as CUDA graphs, one for each name and shape."""
+
+    def __init__(self):
+        self._recorded: dict[tuple, _Recorded] = {}
+        self._recording = False
+
+    def __call__(self, name: tuple, work: Callable, tensors: Sequence[Tensor]):
+        if self._recording:  # a part of something larger
+            return work(*tensors)
+        key = name, tuple((tuple(t.shape), t.dtype) for t in tensors)
+        if key not in self._recorded:
+            self._recording = True
+            try:
+                self._recorded[key] = _Recorded(work, tensors)
+            finally:
+                self._recording = False
+        return self._recorded[key].replay(tensors)
+
+
+class _Recorded:
+    def __init__(self, work: Callable, tensors: Sequence[Tensor]):
+        self.inputs = [tensor.clone() for tensor in tensors]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                work(*self.inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = work(*self.inputs)
+
+    def replay(self, tensors: Sequence[Tensor]):
+        for mine, given in zip(self.inputs, tensors, strict=True):
+            mine.copy_(given, non_blocking=True)
+        self.graph.replay()
+        return _copied(self.outputs)  # the next replay writes over them
+
+
+def _copied(outputs):
+    if isinstance(outputs, Tensor):
+        return outputs.clone()
+    if isinstance(outputs, dict):
+        return {name: _copied(value) for name, value in outputs.items()}
+    return tuple(_copied(value) for value in outputs)

@@ -1,0 +1,98 @@
+"""What the controllers of networks have in common: a chunk is drawn from noise on what has been read."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbone.engine import Engine
+from backbone.inference import Run
+from backbone.observation import Observation
+from lowlevel.controller import ActionChunk
+from lowlevel.sampling import Modulation, Sampling, sample
+
+
+class SampledController(ABC):
+    """sampling: how a chunk is drawn; set it as you like. action_dim: the robot's own."""
+
+    def __init__(self, engine: Engine, action_dim: int, seed: int = 0):
+        self.engine, self.network, self.action_dim = engine, engine.network, action_dim
+        self.sampling, self.modulation = Sampling(), Modulation(engine.network)
+        self.reset(seed)
+
+    def reset(self, seed: int = 0) -> None:
+        """Start the noise anew: the same seed and observations give the same actions."""
+        self.generator = torch.Generator().manual_seed(seed)
+
+    @abstractmethod
+    def read(self, run: Run, observations: Sequence[Observation], subtasks: Sequence[str]) -> None:
+        """Everything that the actions depend on, into an empty run."""
+
+    @abstractmethod
+    def tell(self, run: Run, subtasks: Sequence[str], inputs: dict | None = None) -> None:
+        """The subtasks, onto a prefix that the planner has read."""
+
+    @abstractmethod
+    def untell(self, run: Run, half: int) -> None:
+        """Take the subtask from the samples of a run from number `half` on."""
+
+    @property
+    def copies(self) -> int:
+        """Samples of a run for each observation: with guidance, one that is told and one that is not."""
+        return 1 if self.sampling.guidance == 1.0 else 2
+
+    def look(self, batch: int = 1) -> Run:
+        """An empty run for so many observations."""
+        return self.engine.look(batch * self.copies, self.sampling.candidates)
+
+    def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
+        """A chunk (H, A) in robot units. committed (K, A), K < H: actions already promised, kept."""
+        started, run = time.perf_counter(), self.look()
+        self.read(run, [observation] * self.copies, [subtask] * self.copies)
+        return self.act_on(run, [observation], [subtask], [committed], started=started)[0]
+
+    @torch.inference_mode()
+    def act_on(
+        self,
+        run: Run,
+        observations: Sequence[Observation],
+        subtasks: Sequence[str],
+        committed: Sequence[np.ndarray | None],
+        generators: Sequence[torch.Generator | None] | None = None,
+        started: float | None = None,
+    ) -> list[ActionChunk]:
+        """The same for the samples of a run in which everything has been read. generators: of each one's
+        noise; the controller's own by default.
+        """
+        started = time.perf_counter() if started is None else started
+        if self.copies > 1:
+            self.untell(run, len(observations))
+        noise = torch.cat(
+            [self._noise(g or self.generator) for g in generators or [None] * len(observations)]
+        )
+        drawn = sample(
+            run, self.modulation, noise.to(self.network.device), self.sampling, committed, self.action_dim
+        )
+        chunks, seconds = drawn.float().cpu().numpy(), time.perf_counter() - started
+        out = []
+        for of_one, look, text, kept in zip(chunks, observations, subtasks, committed, strict=True):
+            if kept is not None:
+                of_one[:, : len(kept)] = kept
+            best = 0 if len(of_one) == 1 else self._choose(look, text, of_one)
+            out.append(ActionChunk(of_one[best], text, started, seconds))
+        return out
+
+    def _noise(self, generator: torch.Generator) -> Tensor:
+        p = self.network.preset
+        return torch.randn(1, self.sampling.candidates, p.horizon, p.action_dim, generator=generator)
+
+    def _choose(self, observation: Observation, subtask: str, candidates: np.ndarray) -> int:
+        scores = np.asarray(self.sampling.critic(observation, subtask, candidates))
+        if scores.shape != (len(candidates),) or np.isnan(scores).any():
+            raise ValueError(f"critic: expected {len(candidates)} scores, got {scores!r}")
+        return int(scores.argmax())

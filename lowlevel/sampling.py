@@ -1,0 +1,117 @@
+"""How a chunk is drawn: steps and solver, several candidates and who chooses, guidance by the subtask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbone.errors import UserError
+from backbone.inference import Run
+from lowlevel.controller import check_committed
+from lowlevel.flow import integrate, times
+
+# A critic: observation, subtask, candidates (N, H, A) in robot units -> scores (N,), the higher the better.
+Critic = Callable[..., np.ndarray]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """steps: evaluations of the velocity (the preset's by default). solver: "euler", "midpoint", "adams".
+
+    candidates: chunks drawn on one prefix, of which the critic's best is taken. guidance: how much the
+    subtask counts: velocity = without it + guidance * (with it - without it); 1 is plain.
+    """
+
+    steps: int | None = None
+    solver: str = "euler"
+    candidates: int = 1
+    critic: Critic | None = None
+    guidance: float = 1.0
+
+    def __post_init__(self):
+        times(self.steps or 2, self.solver)
+        if self.candidates < 1:
+            raise UserError(f"candidates: expected at least 1, got {self.candidates}")
+        if self.candidates > 1 and self.critic is None:
+            raise UserError(f"candidates: expected a critic to choose among {self.candidates}, got none")
+        if not np.isfinite(self.guidance):
+            raise UserError(f"guidance: expected a finite number, got {self.guidance}")
+
+
+class Modulation:
+    """What the expert's norms are told at each step. It depends on nothing but the schedule: made once."""
+
+    def __init__(self, network):
+        self.network, self._made = network, {}
+
+    @torch.inference_mode()
+    def __call__(self, steps: int, solver: str) -> tuple[list[list[Tensor]], list[Tensor]]:
+        """Of each step, and of time 0 (what is promised): (1, 1, 1, 3 D) for each norm."""
+        key = steps, solver, self.network.device, self._version()
+        if key not in self._made:
+            when = torch.cat((times(steps, solver), torch.zeros(1))).to(self.network.device)
+            every = self.network.modulation(when[:, None])
+            each = [[m[k : k + 1] for m in every] for k in range(steps + 1)]
+            self._made = {key: (each[:-1], each[-1])}
+        return self._made[key]
+
+    def _version(self) -> int:
+        """Changes when weights are written in place (training)."""
+        return self.network.time_in.weight._version
+
+
+def sample(
+    run: Run,
+    modulation: Modulation,
+    noise: Tensor,
+    sampling: Sampling,
+    committed: Sequence[np.ndarray | None],
+    action_dim: int,
+) -> Tensor:
+    """noise (B, F, H, A) -> chunks (B, F, H, action_dim) in robot units. committed: of each sample, actions
+    (K, action_dim) that are promised already. With guidance the run has 2 B samples, those from B on without
+    the subtask.
+    """
+    network, p = run.network, run.network.preset
+    steps = sampling.steps or p.steps
+    each, still = modulation(steps, sampling.solver)
+    promised = _promised(run, committed, action_dim)
+    clean = promised is not None and p.trained_delay > 0
+    if clean:  # promised actions are at time 0, the others at the step's
+        given = promised[1].expand(-1, noise.shape[1], -1, -1)
+        each = [[torch.where(given, s, m) for m, s in zip(step, still, strict=True)] for step in each]
+    guided = sampling.guidance != 1.0
+    if guided and clean:
+        each = [[m.repeat(2, 1, 1, 1) for m in step] for step in each]
+    run.prepare_actions()
+
+    def velocity(x: Tensor, k: int) -> Tensor:
+        if not guided:
+            return run.velocity(x, each[k])
+        told, untold = run.velocity(x.repeat(2, 1, 1, 1), each[k]).chunk(2)
+        return untold + sampling.guidance * (told - untold)
+
+    actions = integrate(velocity, noise, steps, promised, clean, sampling.solver)
+    return network.action_norm.inverse(actions)[..., :action_dim]
+
+
+def _promised(run: Run, committed: Sequence[np.ndarray | None], dim: int) -> tuple[Tensor, Tensor] | None:
+    """Normalised actions (B, 1, H, A) and which of them are promised (B, 1, H, 1)."""
+    p, device = run.network.preset, run.network.device
+    kept = [check_committed(c, p.horizon, dim) for c in committed]
+    if all(c is None for c in kept):
+        return None
+    actions = torch.zeros(len(kept), 1, p.horizon, p.action_dim)
+    given = torch.zeros(len(kept), 1, p.horizon, 1, dtype=torch.bool)
+    for row, rows in enumerate(kept):
+        if rows is None:
+            continue
+        if p.trained_delay and len(rows) > p.trained_delay:
+            raise UserError(f"committed actions: expected at most {p.trained_delay}, got {len(rows)}")
+        actions[row, 0, : len(rows), :dim] = torch.from_numpy(rows)
+        given[row, 0, : len(rows)] = True
+    return run.network.action_norm(actions.to(device)), given.to(device)
