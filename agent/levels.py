@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin
+from torch import Tensor
 
 from backbone.engine import Engine
 from backbone.errors import UserError
+from backbone.inference import Run, leaves, tree
 from backbone.observation import Observation
 from highlevel.plan import Plan
 from lowlevel.controller import ActionChunk
+from lowlevel.sampling import draw
 
 
 @dataclass(frozen=True)
@@ -85,19 +88,52 @@ class Levels(ModelHubMixin):
             return []
         started, run, copies = time.perf_counter(), controller.look(len(looks)), controller.copies
         seen, kept = [look.observation for look in looks], [look.committed for look in looks]
+        noise = [look.generator for look in looks]
         if self.planner is None:
+            texts = [observation.instruction for observation in seen]
             plans = [
-                Plan(o.instruction, memory=x.memory, origin="instruction")
-                for o, x in zip(seen, looks, strict=True)
+                Plan(t, memory=x.memory, origin="instruction") for t, x in zip(texts, looks, strict=True)
             ]
-            controller.read(run, seen * copies, [plan.text for plan in plans] * copies)
+            controller.read(run, seen * copies, texts * copies)
         else:
             memories, before = [look.memory for look in looks], [look.previous for look in looks]
+            if self.engine.static and copies == 1 and hasattr(self.planner, "begin") and all(before):
+                return self._tick(run, looks)
             plans = self.planner.plan_on(run, seen * copies, memories * copies, before * copies)
             controller.tell(run, [plan.text for plan in plans])
             plans, started = plans[: len(looks)], time.perf_counter()
-        texts, noise = [plan.text for plan in plans], [look.generator for look in looks]
+        texts = [plan.text for plan in plans]
         return list(zip(plans, controller.act_on(run, seen, texts, kept, noise, started), strict=True))
+
+    def _tick(self, run: Run, looks: Sequence[Look]) -> list[tuple[Plan, ActionChunk]]:
+        """All of it as one step of work, for networks whose controller reads what the planner wrote: the last
+        plans are taken to hold, and the chunks are drawn on them. Where one does not, only what follows from
+        it is done again.
+        """
+        planner, controller, started = self.planner, self.controller, time.perf_counter()
+        seen, memories = [look.observation for look in looks], [look.memory for look in looks]
+        committed = [look.committed for look in looks]
+        writing, inputs = planner.begin(run, seen, memories, [look.previous for look in looks])
+        noise = controller.noise([look.generator for look in looks])
+        promised = controller.promised(run, committed)
+        keys, tensors = leaves(inputs)
+
+        def work(ids: Tensor, slots: Tensor, noise: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+            promised, tensors = rest[: len(rest) - len(keys)], rest[len(rest) - len(keys) :]
+            run.read(run.layout.context, tree(keys, tensors), keep=())
+            said = run.predict(ids, slots, writing.alphabet.never)
+            return *said, draw(run, controller.modulation, noise, controller.sampling, promised)
+
+        name = "tick", keys, len(promised), controller.sampling
+        fed = writing.feed(whole=True)
+        *said, drawn = run.replayed(name, work, (*fed, noise, *promised, *tensors))
+        writing.take(*fed, *said)
+        held = writing.done
+        plans = planner.plans(writing.finish(), memories, time.perf_counter() - started)
+        if not held:
+            drawn = draw(run, controller.modulation, noise, controller.sampling, promised)
+        texts = [plan.text for plan in plans]
+        return list(zip(plans, controller.chunks(drawn, seen, texts, committed, started), strict=True))
 
     def _there(self, level, name: str, does: str):
         if level is None:

@@ -8,12 +8,14 @@ depend on what is said: lengths are masks on the device.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from backbone.errors import UserError
+from backbone.frames import Frames
 from backbone.inference import Run
 from backbone.network import Network
 
@@ -26,10 +28,13 @@ class Engine:
 
     def __init__(self, network: Network, static: bool = False):
         self.network, self.how, self.static = network, "eager", static
+        self.frames = Frames(network)
         self._runs: dict[tuple[int, int], Run] = {}
 
-    def prepare(self, how: str) -> None:
-        """Choose how the work is done. UserError if this machine cannot."""
+    def prepare(self, how: str, backend: str = "inductor") -> None:
+        """Choose how the work is done; backend: of torch.compile. UserError if there is no such way here;
+        where nothing can be compiled (no compiler), that is said and the network stays as it is.
+        """
         if how not in WAYS:
             raise UserError(f"prepare: expected one of {', '.join(WAYS)}, got '{how}'")
         device = self.network.device
@@ -38,8 +43,14 @@ class Engine:
         if how == "eager" and self.how == "compiled":
             raise UserError("prepare: expected a network that is not compiled yet; load it again for 'eager'")
         if how == "compiled":
+            try:
+                torch.compile(lambda x: x.sin() + 1, backend=backend)(torch.ones(8, device=device))
+            except Exception as error:  # no C++ compiler, no Triton, an old card: many types, one meaning
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                warnings.warn(f"prepare: cannot compile here, staying '{self.how}' ({reason})", stacklevel=2)
+                return
             for part in self._parts():
-                part.compile(fullgraph=True, dynamic=False)
+                part.compile(fullgraph=True, dynamic=False, backend=backend)
         self.how, self.static = how, how != "eager"
         self._runs.clear()
 

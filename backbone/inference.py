@@ -83,10 +83,10 @@ class Run:
         kept = part.names if keep is None else tuple(name for name in part.names if name in keep)
         spans = [part.span(name) for name in kept]
         wanted = (min(s.start for s in spans), max(s.stop for s in spans)) if spans else (0, 0)
-        keys, tensors = _leaves(inputs)
+        keys, tensors = leaves(inputs)
 
         def work(*tensors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            x, valid, fine = self.network.embed(part, _tree(keys, tensors))
+            x, valid, fine = self.network.embed(part, tree(keys, tensors))
             places = torch.cat([self._place(segment.name)[: segment.length] for segment in part.segments])
             slots = part.on(x.device).slots
             self.valid[:, slots] = valid
@@ -238,17 +238,18 @@ class Run:
         return self.network.decoder(x, positions, mask_bias(mask, x.dtype), memory, wanted=wanted)
 
 
-def _leaves(inputs: dict, above: tuple[str, ...] = ()) -> tuple[tuple[tuple[str, ...], ...], list[Tensor]]:
+def leaves(inputs: dict, above: tuple[str, ...] = ()) -> tuple[tuple[tuple[str, ...], ...], list[Tensor]]:
     """The tensors of a tree of dictionaries, and the way to each."""
     keys, tensors = [], []
     for name, value in inputs.items():
-        found = _leaves(value, (*above, name)) if isinstance(value, dict) else ([(*above, name)], [value])
+        found = leaves(value, (*above, name)) if isinstance(value, dict) else ([(*above, name)], [value])
         keys += found[0]
         tensors += found[1]
     return tuple(keys), tensors
 
 
-def _tree(keys: tuple[tuple[str, ...], ...], tensors: Iterable[Tensor]) -> dict:
+def tree(keys: tuple[tuple[str, ...], ...], tensors: Iterable[Tensor]) -> dict:
+    """The inverse of `leaves`."""
     inputs: dict = {}
     for way, tensor in zip(keys, tensors, strict=True):
         here = inputs

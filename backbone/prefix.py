@@ -160,6 +160,8 @@ def _history(segment: Segment, images: Tensor, inputs: Mapping) -> Tensor:
 def _state(network: nn.Module, segment: Segment, state: Tensor, history: Tensor | None) -> Tokens:
     """One token a step. What is not there is zeroed before it is projected, so nothing of it gets through."""
     state = state[:, None] if state.dim() == 2 else state
+    if state.dim() == 3 and state.shape[1] == 1 and history is None:  # the present alone
+        state = F.pad(state, (0, 0, segment.length - 1, 0))
     if state.dim() != 3 or state.shape[1:] != (segment.length, network.preset.state_dim):
         shape = f"(B, {segment.length}, {network.preset.state_dim})"
         raise UserError(f"{segment.name}: expected a state of shape {shape}, got {tuple(state.shape)}")

@@ -134,8 +134,8 @@ class VisionTower(nn.Module):
     def forward(
         self, images: Tensor, history: Tensor | None = None, early: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """images (B, H, W, 3) or (B, T, H, W, 3), uint8 or [-1, 1], oldest first; history (B, T) bool; early:
-        what `early` made of these pictures before, if it is known.
+        """images (B, H, W, 3) or (B, T, H, W, 3), uint8 or [-1, 1], oldest first; history (B, T) bool; early
+        (B, T, grid * grid, width): what `early` made of these pictures, if that is known.
 
         -> tokens (B, N, out) and the fine map (B, h, w, C) of the last frame (None for a patch stem).
         A frame whose history is False is not there and changes nothing; the last is always taken to be there.
@@ -152,7 +152,7 @@ class VisionTower(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """The same before pooling and projection: (B, grid * grid, width), and the fine map."""
         frames = images.shape[1] if images.dim() == 5 else 1
-        x, fine = (early, None) if early is not None else self.early(images)
+        x, fine = (early.flatten(0, 1), None) if early is not None else self.early(images)
         ages = bias = None
         if frames > 1:
             ages, bias = self._time(images, history, frames)

@@ -52,37 +52,61 @@ class Written:
     passes: int
 
 
-@torch.inference_mode()
 def write(run: Run, alphabet: Alphabet, guesses: Sequence[Guess | None] | None = None) -> list[Written]:
     """Write the layout's texts, and the words between them, onto a prefix that has been read.
 
     guesses: for each sample what may stand there. The result does not depend on them, only the time it takes
     does; nor on the other samples.
     """
-    device = run.network.device
-    tail = run.prefix.segments[len(run.layout.context) :]
-    run.open(segment.name for segment in tail)
-    drafts = [_Draft(run.layout, tail, alphabet, guess) for guess in guesses or [None] * run.batch]
-    passes = 0
-    while not all(draft.done for draft in drafts):
-        passes += 1
-        feeds = [draft.feed() for draft in drafts]
+    return Writing(run, alphabet, guesses).finish()
+
+
+class Writing:
+    """The same, pass by pass: `feed` says what goes into the network next, `take` what came out."""
+
+    def __init__(self, run: Run, alphabet: Alphabet, guesses: Sequence[Guess | None] | None = None):
+        self.run, self.alphabet, self.passes = run, alphabet, 0
+        tail = run.prefix.segments[len(run.layout.context) :]
+        self.names, self.whole = [s.name for s in tail], sum(s.length for s in tail)
+        self.drafts = [_Draft(run.layout, tail, alphabet, g) for g in guesses or [None] * run.batch]
+
+    @property
+    def done(self) -> bool:
+        return all(draft.done for draft in self.drafts)
+
+    def feed(self, whole: bool = False) -> tuple[Tensor, Tensor]:
+        """ids and slots (B, k) of the next pass. whole: as many as there can be, in a static run's shape."""
+        feeds = [draft.feed() for draft in self.drafts]
         width = max(map(len, feeds))
-        width = width if width == 1 or not run.static else sum(segment.length for segment in tail)
+        width = self.whole if whole or (self.run.static and width > 1) else width
         # Shorter ones feed their last token again: the same numbers into the same place.
-        padded = torch.tensor([feed + [feed[-1]] * (width - len(feed)) for feed in feeds], device=device)
-        slots, ids = padded.unbind(-1)
-        steps = [(slots, ids, *run.predict(ids, slots, alphabet.never))]
-        for _ in range(AHEAD - 1 if width == 1 and device.type != "cpu" else 0):
-            slots, ids = (slots + 1).clamp(max=run.slots - 1), steps[-1][3]
-            steps.append((slots, ids, *run.predict(ids, slots, alphabet.never)))
-        slots, ids, states, best, gaps = (torch.cat(parts, 1) for parts in zip(*steps, strict=True))
-        stale = torch.zeros_like(run.valid)
-        rows = zip(drafts, slots.tolist(), ids.tolist(), best.tolist(), gaps.tolist(), states, strict=True)
-        for row, (draft, *found) in enumerate(rows):
+        padded = [feed + [feed[-1]] * (width - len(feed)) for feed in feeds]
+        slots, ids = torch.tensor(padded, device=self.run.network.device).unbind(-1)
+        return ids, slots
+
+    def take(self, ids: Tensor, slots: Tensor, states: Tensor, best: Tensor, gaps: Tensor) -> None:
+        """What was fed, and what `Run.predict` says of it; what did not come true is taken back."""
+        self.passes += 1
+        stale = torch.zeros_like(self.run.valid)
+        lists = slots.tolist(), ids.tolist(), best.tolist(), gaps.tolist()
+        for row, (draft, *found) in enumerate(zip(self.drafts, *lists, states, strict=True)):
             stale[row, draft.take(*found)] = True
-        run.valid &= ~stale
-    return [draft.written(passes) for draft in drafts]
+        self.run.valid &= ~stale
+
+    @torch.inference_mode()
+    def finish(self) -> list[Written]:
+        """Pass after pass until every text has ended."""
+        run = self.run
+        run.open(self.names)
+        while not self.done:
+            ids, slots = self.feed()
+            steps = [(ids, slots, *run.predict(ids, slots, self.alphabet.never))]
+            ahead = AHEAD - 1 if ids.shape[1] == 1 and ids.device.type != "cpu" else 0
+            for _ in range(ahead):  # blindly on; what follows an end, or differs, is taken back
+                ids, slots = steps[-1][3], (slots + 1).clamp(max=run.slots - 1)
+                steps.append((ids, slots, *run.predict(ids, slots, self.alphabet.never)))
+            self.take(*(torch.cat(parts, 1) for parts in zip(*steps, strict=True)))
+        return [draft.written(self.passes) for draft in self.drafts]
 
 
 class _Draft:

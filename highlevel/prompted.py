@@ -12,7 +12,7 @@ from backbone.errors import UserError
 from backbone.inference import Run, together
 from backbone.observation import Observation
 from backbone.reader import Reader
-from highlevel.decoding import Alphabet, Guess, Written, write
+from highlevel.decoding import Alphabet, Guess, Writing, Written
 from highlevel.plan import DONE, Plan, parse_plan_text
 
 
@@ -45,15 +45,26 @@ class PromptedPlanner:
     ) -> list[Plan]:
         """The same for the samples of a run, leaving what was read and written in it for the controller."""
         started = time.perf_counter()
-        run.read(run.layout.context, self.inputs(observations, memories), keep=())
-        written = write(run, self.alphabet, [self.guess(plan) for plan in previous])
-        seconds = time.perf_counter() - started
-        return [self.plan_of(*found, seconds) for found in zip(written, memories, strict=True)]
+        writing, inputs = self.begin(run, observations, memories, previous)
+        run.read(run.layout.context, inputs, keep=())
+        return self.plans(writing.finish(), memories, time.perf_counter() - started)
+
+    def begin(
+        self,
+        run: Run,
+        observations: Sequence[Observation],
+        memories: Sequence[str],
+        previous: Sequence[Plan | None],
+    ) -> tuple[Writing, dict]:
+        """What is to be read, and the texts that are to be written behind it."""
+        guesses = [self.guess(plan) for plan in previous]
+        return Writing(run, self.alphabet, guesses), self.inputs(observations, memories)
 
     def inputs(self, observations: Sequence[Observation], memories: Sequence[str]) -> dict:
         """Everything the planner reads, as a batch; UserError says what does not fit."""
         pairs = zip(observations, memories, strict=True)
-        return together([self.reader.inputs(look, look.instruction, memory) for look, memory in pairs])
+        inputs = [self.reader.inputs(look, look.instruction, memory) for look, memory in pairs]
+        return self.engine.frames.add(together(inputs))
 
     def guess(self, plan: Plan | None) -> Guess | None:
         """A plan's tokens, text by text: each begins with <bos>."""
@@ -65,12 +76,13 @@ class PromptedPlanner:
                 texts[-1].append(token)
         return texts or None
 
-    def plan_of(self, written: Written, memory: str, seconds: float) -> Plan:
-        """The texts as a plan. memory: the last one, which stands where none is written."""
-        said = {
-            name: self.words.decode(list(ids[1:]))
-            for name, ids in zip(self.targets, written.texts, strict=True)
-        }
+    def plans(self, written: Sequence[Written], memories: Sequence[str], seconds: float) -> list[Plan]:
+        """The texts as plans. memories: the last ones, which stand where none is written."""
+        return [self._plan(*found, seconds) for found in zip(written, memories, strict=True)]
+
+    def _plan(self, written: Written, memory: str, seconds: float) -> Plan:
+        pairs = zip(self.targets, written.texts, strict=True)
+        said = {name: self.words.decode(list(ids[1:])) for name, ids in pairs}
         subtask, target = parse_plan_text(said["response"])
         return Plan(
             subtask=subtask,

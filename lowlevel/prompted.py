@@ -33,7 +33,7 @@ class PromptedController(SampledController):
             subtask = "" if self.told and row >= told else subtask
             task = look.instruction if self.told and look.instruction else subtask
             inputs.append(self.reader.inputs(look, task, subtask=subtask))
-        run.read(run.layout.context, together(inputs), keep=())
+        run.read(run.layout.context, self.engine.frames.add(together(inputs)), keep=())
         if self.told and self.told.target:
             self._say(run, subtasks)
 

@@ -14,7 +14,7 @@ from backbone.engine import Engine
 from backbone.inference import Run
 from backbone.observation import Observation
 from lowlevel.controller import ActionChunk
-from lowlevel.sampling import Modulation, Sampling, sample
+from lowlevel.sampling import Modulation, Sampling, draw, promises
 
 
 class SampledController(ABC):
@@ -72,24 +72,38 @@ class SampledController(ABC):
         started = time.perf_counter() if started is None else started
         if self.copies > 1:
             self.untell(run, len(observations))
-        noise = torch.cat(
-            [self._noise(g or self.generator) for g in generators or [None] * len(observations)]
-        )
-        drawn = sample(
-            run, self.modulation, noise.to(self.network.device), self.sampling, committed, self.action_dim
-        )
-        chunks, seconds = drawn.float().cpu().numpy(), time.perf_counter() - started
+        noise, promised = self.noise(generators or [None] * len(observations)), self.promised(run, committed)
+        drawn = draw(run, self.modulation, noise, self.sampling, promised)
+        return self.chunks(drawn, observations, subtasks, committed, started)
+
+    def noise(self, generators: Sequence[torch.Generator | None]) -> Tensor:
+        """(B, candidates, H, A) on the network's device."""
+        p = self.network.preset
+        shape = 1, self.sampling.candidates, p.horizon, p.action_dim
+        noise = torch.cat([torch.randn(shape, generator=g or self.generator) for g in generators])
+        return noise.to(self.network.device)
+
+    def promised(self, run: Run, committed: Sequence[np.ndarray | None]) -> tuple[Tensor, ...]:
+        return promises(run, committed, self.action_dim)
+
+    def chunks(
+        self,
+        drawn: Tensor,
+        observations: Sequence[Observation],
+        subtasks: Sequence[str],
+        committed: Sequence[np.ndarray | None],
+        started: float,
+    ) -> list[ActionChunk]:
+        """Normalised candidates (B, F, H, A) -> the chosen ones in robot units."""
+        actions = self.network.action_norm.inverse(drawn)[..., : self.action_dim]
+        rows, seconds = actions.float().cpu().numpy(), time.perf_counter() - started
         out = []
-        for of_one, look, text, kept in zip(chunks, observations, subtasks, committed, strict=True):
+        for of_one, look, text, kept in zip(rows, observations, subtasks, committed, strict=True):
             if kept is not None:
                 of_one[:, : len(kept)] = kept
             best = 0 if len(of_one) == 1 else self._choose(look, text, of_one)
             out.append(ActionChunk(of_one[best], text, started, seconds))
         return out
-
-    def _noise(self, generator: torch.Generator) -> Tensor:
-        p = self.network.preset
-        return torch.randn(1, self.sampling.candidates, p.horizon, p.action_dim, generator=generator)
 
     def _choose(self, observation: Observation, subtask: str, candidates: np.ndarray) -> int:
         scores = np.asarray(self.sampling.critic(observation, subtask, candidates))

@@ -64,47 +64,48 @@ class Modulation:
         return self.network.time_in.weight._version
 
 
-def sample(
+def draw(
     run: Run,
     modulation: Modulation,
     noise: Tensor,
     sampling: Sampling,
-    committed: Sequence[np.ndarray | None],
-    action_dim: int,
+    promised: Sequence[Tensor] = (),
 ) -> Tensor:
-    """noise (B, F, H, A) -> chunks (B, F, H, action_dim) in robot units. committed: of each sample, actions
-    (K, action_dim) that are promised already. With guidance the run has 2 B samples, those from B on without
-    the subtask.
+    """noise (B, F, H, A) -> normalised chunks, alike. promised: see `promises`. With guidance the run has 2 B
+    samples, those from B on without the subtask.
     """
-    network, p = run.network, run.network.preset
-    steps = sampling.steps or p.steps
-    each, still = modulation(steps, sampling.solver)
-    promised = _promised(run, committed, action_dim)
-    clean = promised is not None and p.trained_delay > 0
-    if clean:  # promised actions are at time 0, the others at the step's
-        given = promised[1].expand(-1, noise.shape[1], -1, -1)
-        each = [[torch.where(given, s, m) for m, s in zip(step, still, strict=True)] for step in each]
+    steps, clean = sampling.steps or run.network.preset.steps, run.network.preset.trained_delay > 0
     guided = sampling.guidance != 1.0
-    if guided and clean:
-        each = [[m.repeat(2, 1, 1, 1) for m in step] for step in each]
-    run.prepare_actions()
+    each, still = modulation(steps, sampling.solver)
 
-    def velocity(x: Tensor, k: int) -> Tensor:
-        if not guided:
-            return run.velocity(x, each[k])
-        told, untold = run.velocity(x.repeat(2, 1, 1, 1), each[k]).chunk(2)
-        return untold + sampling.guidance * (told - untold)
+    def work(noise: Tensor, *promised: Tensor) -> Tensor:
+        told = each
+        if promised and clean:  # promised actions are at time 0, the others at the step's
+            given = promised[1].expand(-1, noise.shape[1], -1, -1)
+            given = given.repeat(2, 1, 1, 1) if guided else given
+            told = [[torch.where(given, s, m) for m, s in zip(step, still, strict=True)] for step in each]
+        run.prepare_actions()
 
-    actions = integrate(velocity, noise, steps, promised, clean, sampling.solver)
-    return network.action_norm.inverse(actions)[..., :action_dim]
+        def velocity(x: Tensor, k: int) -> Tensor:
+            if not guided:
+                return run.velocity(x, told[k])
+            with_it, without = run.velocity(x.repeat(2, 1, 1, 1), told[k]).chunk(2)
+            return without + sampling.guidance * (with_it - without)
+
+        return integrate(velocity, noise, steps, promised or None, clean, sampling.solver)
+
+    name = "draw", steps, sampling.solver, sampling.guidance, len(promised)
+    return run.replayed(name, work, (noise, *promised))
 
 
-def _promised(run: Run, committed: Sequence[np.ndarray | None], dim: int) -> tuple[Tensor, Tensor] | None:
-    """Normalised actions (B, 1, H, A) and which of them are promised (B, 1, H, 1)."""
+def promises(run: Run, committed: Sequence[np.ndarray | None], dim: int) -> tuple[Tensor, ...]:
+    """Of each sample, actions (K, dim) in robot units that are promised already, as normalised actions
+    (B, 1, H, A) and which of them are, (B, 1, H, 1) bool; nothing if none are.
+    """
     p, device = run.network.preset, run.network.device
     kept = [check_committed(c, p.horizon, dim) for c in committed]
     if all(c is None for c in kept):
-        return None
+        return ()
     actions = torch.zeros(len(kept), 1, p.horizon, p.action_dim)
     given = torch.zeros(len(kept), 1, p.horizon, 1, dtype=torch.bool)
     for row, rows in enumerate(kept):
