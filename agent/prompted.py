@@ -36,12 +36,10 @@ class PromptedPolicy(Levels):
         p = network.preset
         self.about = {"prompt": how, "dims": dict(dims)}
         self.reader = Reader(network, words, prompt(how), dims.get("state", p.state_dim), cameras)
-        writes, actions = (
-            any(s.target for s in self.reader.layout.segments),
-            dims.get("actions", p.action_dim),
-        )
+        writes = any(s.target for s in self.reader.layout.segments)
         planner = PromptedPlanner(self.reader) if writes else None
-        controller = PromptedController(self.reader, actions, seed) if p.expert else None
+        action_dim = dims.get("actions", p.action_dim)
+        controller = PromptedController(self.reader, action_dim, seed) if p.expert else None
         super().__init__(network, planner, controller)
 
     @classmethod

@@ -114,7 +114,7 @@ def source(name: str | Path) -> Path:
         raise UserError(f"convert: expected a directory, a safetensors file or a hub id, got '{name}'")
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.safetensors", "*.json", "assets/*"]
+    patterns = ["*.safetensors", "*.json", "tokenizer.model", "assets/*"]
     try:
         return Path(snapshot_download(str(name), allow_patterns=patterns))
     except Exception as error:  # offline, missing, private: many types, one meaning
@@ -141,14 +141,15 @@ def fill(
     read: Callable[[str], Tensor],
     allow_missing: tuple[str, ...] = (),
     strict: bool = True,
+    report: Report | None = None,
 ) -> Report:
     """Copy public weights into the network, tensor by tensor. `read` gives a key's tensor.
 
     allow_missing: beginnings of our names that may stay as they are (a new projection in a warm start).
     strict: UserError if a key is not understood; else the report says so. A weight of ours that is not filled
-    is always an error.
+    is always an error. report: to be written, for who wants the account of what failed too.
     """
-    report, ours = Report(), dict(network.state_dict())
+    report, ours = report or Report(), dict(network.state_dict())
     tower = f"towers.{next(iter(network.towers), '')}."
     filled = {name: 0 for name in ours}
     names = {key: our_name(key, network.preset.decoder.sandwich) for key in keys}
@@ -182,8 +183,14 @@ def fill(
     for name, count in filled.items():
         if count < ours[name].numel() and not name.startswith((*norms, *allow_missing)):
             report.missing.append(name)
-    if report.missing or (strict and report.unknown):
-        raise UserError(f"convert: expected every key to find its place, got\n{report}")
+    motion = [key for key in report.unknown if "motion_module." in key]
+    if motion:
+        got = f"{_few(motion)}: OpenTau's use_motion, which no network here has"
+        raise UserError(f"convert: expected no motion module, got {got}")
+    wrong = {"missing": report.missing, "unknown": report.unknown if strict else []}
+    got = "; ".join(f"{len(keys)} {what}: {_few(keys)}" for what, keys in wrong.items() if keys)
+    if got:
+        raise UserError(f"convert: expected every key to find its place, got {got}")
     return report
 
 
