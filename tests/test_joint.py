@@ -82,8 +82,7 @@ def test_promised_actions_are_shown_clean():
 
 
 def test_delays_are_drawn_in_training_only():
-    made = network("pi06")
-    object.__setattr__(made.preset, "trained_delay", 3)
+    made = network("pi06", trained_delay=3)
     found = inputs(made)
     full = made.preset.horizon * made.preset.action_dim
     with torch.no_grad():
