@@ -78,13 +78,16 @@ TIED = "the head is the embedding"
 
 @dataclass
 class Report:
-    """What became of every key. loaded, converted: theirs -> ours; ignored: theirs -> why; missing: ours."""
+    """What became of every key. loaded, converted: theirs -> ours; ignored: theirs -> why; missing: ours that
+    nothing fills; fresh: those of them that may stay as they are.
+    """
 
     loaded: dict[str, str] = field(default_factory=dict)
     converted: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         counts = f"{len(self.loaded)} loaded as they are, {len(self.converted)} converted"
@@ -95,7 +98,7 @@ class Report:
         lines += [f"  ignored, {reason}: {_few(keys)}" for reason, keys in reasons.items()]
         lines += [
             f"  {what}: {_few(keys)}"
-            for what, keys in (("missing", self.missing), ("unknown", self.unknown))
+            for what, keys in (("fresh", self.fresh), ("missing", self.missing), ("unknown", self.unknown))
             if keys
         ]
         return "\n".join(lines)
@@ -181,8 +184,10 @@ def fill(
         (report.converted if changed else report.loaded)[key] = whole
     norms = ("state_norm.", "action_norm.")  # statistics come from elsewhere
     for name, count in filled.items():
-        if count < ours[name].numel() and not name.startswith((*norms, *allow_missing)):
-            report.missing.append(name)
+        if count == ours[name].numel() or name.startswith(norms):
+            continue
+        may = count == 0 and name.startswith(tuple(allow_missing))
+        (report.fresh if may else report.missing).append(name)
     motion = [key for key in report.unknown if "motion_module." in key]
     if motion:
         got = f"{_few(motion)}: OpenTau's use_motion, which no network here has"

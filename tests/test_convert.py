@@ -128,15 +128,35 @@ def test_there_and_back_bit_by_bit(name, tmp_path, capsys):
     assert f"{len(theirs)} keys" in capsys.readouterr().out
 
 
-def test_warm_starts(tmp_path, capsys):
-    for old, new in (("pi06", "pi07"), ("pi05_subtask", "pi05_mem")):
-        _, theirs = published(old)
-        source = write(tmp_path / old, theirs)
-        arguments = [str(source), str(tmp_path / new), "--preset", f"{new}_tiny"]
-        assert main(["convert", *arguments]) == 2
-        assert "state.linear.weight" in capsys.readouterr().err
-        assert main(["convert", *arguments, "--warm-start", "state."]) == 0
-        assert checkpoint.load_network(tmp_path / new).preset.name == f"{new}_tiny"
+@pytest.mark.parametrize(
+    ("old", "new", "fresh"),
+    [
+        ("pi06", "pi07", ("state.",)),
+        ("pi05_subtask", "pi05_mem", ("state.",)),
+        ("pi05", "pi05_mem", ("state.", "fast")),
+        ("pi05", "pi07_paligemma", ("state.", "fast")),
+        ("pi07_planner", "pi07", ("state.", "fast", "expert.", "action_", "time_")),
+    ],
+)
+def test_warm_starts(old, new, fresh, tmp_path, capsys):
+    before, theirs = published(old)
+    source = write(tmp_path / old, theirs)
+    arguments = [str(source), str(tmp_path / new), "--preset", f"{new}_tiny", "--dtype", "float32"]
+    assert main(["convert", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "state.linear.weight" in error and error.count("\n") == 1
+    assert main(["convert", *arguments, "--warm-start", *fresh]) == 0
+    assert "0 missing\n" in (out := capsys.readouterr().out) and "  fresh: state.linear.weight" in out
+    made, shared = checkpoint.load_network(tmp_path / new), 0
+    assert made.preset.name == f"{new}_tiny"
+    for name, tensor in made.state_dict().items():
+        if name in before.state_dict() and "_norm.low" not in name and "_norm.high" not in name:
+            assert torch.equal(tensor, before.state_dict()[name]), name
+            shared += 1
+        else:
+            assert tensor.isfinite().all() and (name.startswith(fresh) or "_norm." in name), name
+    assert shared > 50
+    assert made.action_norm.high[:3].tolist() == [1.0, 2.0, 4.0], "the statistics come along"
 
 
 def complaint(network: Network, tensors: dict) -> str:

@@ -262,7 +262,7 @@ def decode(
         if not segment.target:
             run.read((segment.name,), batch)
             continue
-        written = write(run, segment.name, tokens["bos"], (tokens["eos"],))
+        written = write(run, segment.name, tokens["bos"], (tokens["eos"],), tokens["pad"])
         texts.append(written)
         check(f"{begin}decode.{segment.name}_tokens", written.ids)
         if check.has(f"{begin}decode.{segment.name}_logits"):
@@ -289,7 +289,7 @@ def sample(network: Network, run: Run, case: Case, check: Check, begin: str = ""
     noise, delay = given["sample.noise"], given.get("sample.delay")
     run.prepare_actions()
     velocities = []
-    if delay is None or not int(delay):
+    if delay is None or not delay.any():
         modulation = network.modulation(times(p.steps)[:, None])
 
         def velocity(x, step):

@@ -1,4 +1,4 @@
-"""What must not matter does not matter, in every member of the π family. test_guards.py checks these checks."""
+"""What must not matter does not matter, in every member of the π family. test_guards.py checks the checks."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from agent.loop import Agent
 from agent.prompted import PromptedPolicy
+from backbone import checkpoint, family
 from backbone.errors import UserError
 from backbone.network import Network
 from backbone.observation import History, Observation
@@ -51,8 +52,6 @@ def words() -> Words:
 
 def network(name: str, seed: int = 0) -> Network:
     torch.manual_seed(seed)
-    from backbone import family
-
     made = Network(family.build(name, True, **LENGTHS))
     with torch.no_grad():
         for parameter in made.parameters():
@@ -303,6 +302,23 @@ def test_from_disk(words, tmp_path):
     rough, exact = (p.act(observation(), "red").actions for p in (half, again))
     assert 0 < np.abs(rough - exact).max() < 0.3 * np.abs(exact).max(), "it runs in bfloat16, nearly alike"
     assert np.isfinite(half.plan(observation()).margin)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_saved_and_loaded_bit_by_bit(words, tmp_path, dtype):
+    made = policy("pi07", words, "opentau_pi07")
+    checkpoint.cast(made.network, dtype)
+    made.save_pretrained(tmp_path / "whole")
+    checkpoint.save(tmp_path / "sharded", made.network, None, about=made.about, shard=40_000)
+    words.save(tmp_path / "sharded")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 2
+    ours = made.network.state_dict()
+    for name in ("whole", "sharded"):
+        again = PromptedPolicy.from_pretrained(tmp_path / name, dtype=dtype).network
+        assert again.preset == made.network.preset
+        for key, tensor in again.state_dict().items():
+            assert tensor.dtype == ours[key].dtype and torch.equal(tensor, ours[key]), key
+    assert again.text.table.weight.dtype == dtype and again.decoder.norm.weight.dtype == torch.float32
 
 
 def test_converted_with_a_tokenizer(words, tmp_path):
