@@ -59,7 +59,7 @@ class Case:
     def cameras(self) -> tuple[str, ...]:
         """By name, as the sources have them; one where the case is about something else."""
         found = {m[1] for name in self.inputs if (m := re.match(r"(?:video|image)\.(\w+)_u8$", name))}
-        return tuple(sorted(found)) or ("camera0",)
+        return tuple(sorted(found, key=lambda name: (len(name), name))) or ("camera0",)
 
     # --- our preset ----------------------------------------------------------------------------------------
 

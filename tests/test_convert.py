@@ -24,6 +24,10 @@ def published(name: str, seed: int = 0) -> tuple[Network, dict[str, torch.Tensor
     """A tiny network of ours and the same weights under OpenTau's names."""
     torch.manual_seed(seed)
     network = Network(preset(f"{name}_tiny"))
+    return network, their_names(network)
+
+
+def their_names(network: Network) -> dict[str, torch.Tensor]:
     big = network.preset.decoder.sandwich
     stem = "model.gemma3_with_expert." if big else "model.paligemma_with_expert."
     vlm, layers = stem + ("gemma3." if big else "paligemma."), "model.language_model.layers."
@@ -45,13 +49,15 @@ def published(name: str, seed: int = 0) -> tuple[Network, dict[str, torch.Tensor
             theirs = re.sub(r"^action_(in|out)\.", r"model.action_\1_proj.", theirs)
             theirs = re.sub(r"^time_(in|out)\.", r"model.time_mlp_\1.", theirs)
             theirs = theirs.replace("state.linear", "model.state_proj")
+            theirs = re.sub(r"^modality\.", "model.modality_embedding.", theirs)
+            theirs = re.sub(r"^action_slot", "model.action_modality_embedding.weight", theirs)
             if "vision_tower" in theirs:
                 theirs, value = seen(theirs, value, big)
             else:
                 theirs = spoken(theirs, big and "gemma_expert" not in theirs)
             out[theirs] = value
     out[vlm + "lm_head.weight"] = out[vlm + "model.language_model.embed_tokens.weight"].clone()
-    return network, out
+    return out
 
 
 def split(network: Network, key: str) -> list[tuple[str, slice]]:
