@@ -73,6 +73,15 @@ _NAMES = [
 ]
 
 
+_USELESS = [  # to every network here
+    (r"^expert\.lm_head", "never used"),
+    (r"^(?:un)?normalize_|^model\.(?:un)?normalize_", "statistics, read apart"),
+    (r"\.vision_model\.head\.|^text_model\.|^logit_", "SigLIP's own heads"),
+]
+_OURS = re.compile(
+    r"(towers?|decoder|expert|text|fast|fast_head|action_(in|out|slot|norm)|time_(in|out)|state|state_norm|"
+    r"modality|slot|head|pointer)(\.|$)"
+)
 TIED = "the head is the embedding"
 
 
@@ -136,6 +145,17 @@ def our_name(key: str, sandwich: bool) -> str:
         key = re.sub(pattern, name, key)
     after = "after_attention" if sandwich and key.startswith("decoder.") else "mlp_norm"
     return key.replace(".post_attention_layernorm.", f".{after}.")
+
+
+def becomes(key: str, sandwich: bool) -> str:
+    """What a key is, for a person who wants to know what a file holds."""
+    name = our_name(key, sandwich)
+    if name == "vlm.lm_head.weight":
+        return "text.table.weight (the head is the embedding)"
+    for pattern, what in _USELESS:
+        if re.search(pattern, name):
+            return f"({what})"
+    return name if _OURS.match(name) else "(unknown)"
 
 
 def fill(
@@ -208,8 +228,6 @@ def _ignored(network: Network, name: str, names: Mapping[str, str]) -> str | Non
     p = network.preset
     if name == "vlm.lm_head.weight" and "text.table.weight" in names.values():
         return TIED
-    if name.startswith("expert.lm_head"):
-        return "never used"
     if name.startswith("expert.") and p.expert is None:
         return "this network has no expert"
     if name.startswith("fast") and not p.fast_words:
@@ -220,11 +238,7 @@ def _ignored(network: Network, name: str, names: Mapping[str, str]) -> str | Non
         return "this network has no modality embedding"
     if name == "action_slot" and network.action_slot is None:
         return "this network has no modality embedding"
-    if re.match(r"(un)?normalize_", name):
-        return "statistics, read apart"
-    if re.search(r"\.vision_model\.head\.|^text_model\.|^logit_", name):
-        return "SigLIP's own heads"
-    return None
+    return next((what for pattern, what in _USELESS if re.search(pattern, name)), None)
 
 
 def _place(network: Network, name: str) -> tuple[str, slice, bool]:

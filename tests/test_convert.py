@@ -131,7 +131,9 @@ def test_there_and_back_bit_by_bit(name, tmp_path, capsys):
         assert (again.action_norm.high[3:] == 1).all(), "padded dimensions stay as they are"
     assert checkpoint.about(tmp_path / "out")["dims"] == {"state": 3, "actions": 3}
     assert main(["inspect", str(source)]) == 0
-    assert f"{len(theirs)} keys" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"{len(theirs)} keys" in out and "(unknown)" not in out
+    assert "statistics: 3 of state, 3 of actions\ntokenizer: none" in out
 
 
 @pytest.mark.parametrize(
@@ -163,6 +165,15 @@ def test_warm_starts(old, new, fresh, tmp_path, capsys):
             assert tensor.isfinite().all() and (name.startswith(fresh) or "_norm." in name), name
     assert shared > 50
     assert made.action_norm.high[:3].tolist() == [1.0, 2.0, 4.0], "the statistics come along"
+
+
+def test_inspect_says_what_is_of_no_use(tmp_path, capsys):
+    more = {"model.wings.weight": 2, "model.paligemma_with_expert.gemma_expert.lm_head.weight": 3}
+    source = write(tmp_path / "src", {k: torch.ones(n) for k, n in more.items()}, stats=False)
+    assert main(["inspect", str(source)]) == 0
+    out = capsys.readouterr().out
+    assert "model.wings.weight  ->  (unknown)" in out and "lm_head.weight  ->  (never used)" in out
+    assert "2 keys" in out and "statistics: none" in out
 
 
 def complaint(network: Network, tensors: dict) -> str:

@@ -143,7 +143,28 @@ def test_bad_batches_are_told_in_one_line():
         ({"state": found["state"][:, :2]}, r"state: expected a state of shape \(B, 6, 5\)"),
         ({"history": {"state": found["history"]["state"][:, :2]}}, "state: expected a history of shape"),
         ({"prompt_ids": None}, "prompt: expected 'prompt_ids', got none"),
+        ({"response_ids": torch.ones(BATCH, 7).long()}, r"response: expected ids of shape \(B, up to 6\)"),
+        ({"metadata_ids": torch.ones(BATCH, 6).long()}, r"metadata: expected ids of shape \(B, up to 5\)"),
+        (
+            {"history": {"camera0": found["history"]["camera0"][:, :2]}},
+            r"expected shape \(3, 6\), got \(3, 2\)",
+        ),
+        ({"images": {"camera9": image}}, "images: expected cameras of camera0, camera1, got 'camera9'"),
+        ({"subgoals": {"side": image[:, 0]}}, "subgoals: expected cameras of camera0, camera1, got 'side'"),
+        ({"images": dict.fromkeys(found["images"])}, "images: expected some of camera0, camera1, got none"),
+        ({"actions": found["actions"][:, :2]}, r"actions: expected shape \(B, 6, 4\), got \(3, 2, 4\)"),
+        ({"actions": found["actions"][..., :2]}, r"actions: expected shape \(B, 6, 4\), got \(3, 6, 2\)"),
     ):
         with pytest.raises(UserError, match=words) as error:
             joint.losses(made, changed(found, **change))
         assert "\n" not in str(error.value)
+
+
+def test_a_planners_texts_that_are_too_long_are_told():
+    made = network("pi07_planner")
+    found = inputs(made)
+    for name, most in (("prompt", 10), ("memory", 6), ("response", 6)):
+        ids = torch.ones(BATCH, most + 1, dtype=torch.long)
+        words = rf"{name}: expected ids of shape \(B, up to {most}\), got \(3, {most + 1}\)"
+        with pytest.raises(UserError, match=words):
+            joint.losses(made, changed(found, **{f"{name}_ids": ids}))
