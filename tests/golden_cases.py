@@ -84,16 +84,21 @@ class Case:
         )  # fmt: skip
         kinds = text.get("layer_types") or ["full_attention"] * text["num_hidden_layers"]
         local = [kind != "full_attention" for kind in kinds]
-        thetas = tuple(text["rope_local_base_freq" if near else "rope_theta"] for near in local)
+        # OpenTau's PaliGemma turns by 10,000 whatever its config says.
+        far = (
+            text["rope_theta"] if gemma3 or self.policy in ("openpi_pi05", "lerobot_pi05") else family.SLIDING
+        )
+        thetas = tuple(text["rope_local_base_freq"] if near else far for near in local)
         factor = (text.get("rope_scaling") or {}).get("factor", 1.0)
-        decoder = stream(
-            text, thetas, tuple(1.0 if near else factor for near in local), sandwich=bool(gemma3),
-            qk_norm=bool(gemma3), query_scale=text.get("query_pre_attn_scalar"),
-        )  # fmt: skip
+        both = {
+            "thetas": thetas,
+            "stretch": tuple(1.0 if near else factor for near in local),
+            "query_scale": text.get("query_pre_attn_scalar"),
+        }
         return family.Sizes(
             vision=tower,
-            decoder=decoder,
-            expert=stream(expert, decoder.thetas, decoder.stretch) if expert else None,
+            decoder=stream(text, sandwich=bool(gemma3), qk_norm=bool(gemma3), **both),
+            expert=stream(expert, sandwich=False, qk_norm=False, **both) if expert else None,
             words=text["vocab_size"],
             cameras=self.cameras,
             constants=self.config["tokens"]["indicators"],
@@ -195,13 +200,10 @@ class Case:
         return more
 
 
-def stream(
-    c: dict, thetas: tuple[float, ...], stretch: tuple[float, ...], sandwich: bool = False, **more
-) -> StreamConfig:
+def stream(c: dict, **more) -> StreamConfig:
     return StreamConfig(
         c["hidden_size"], c["num_hidden_layers"], c["num_attention_heads"], c["num_key_value_heads"],
-        c["head_dim"], c["intermediate_size"], thetas=thetas, stretch=stretch, sandwich=sandwich,
-        **{"qk_norm": False, **more},
+        c["head_dim"], c["intermediate_size"], **more,
     )  # fmt: skip
 
 
