@@ -85,7 +85,7 @@ def remade(case: Case, root: Path) -> Case:
     network = Network(made.preset())
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.normal_(std=0.2)
+            parameter.normal_(std=0.1)
     tensors = {k: v.contiguous() for k, v in their_names(network).items()}
     save_file(tensors, folder.parent / "weights.safetensors")
     made.__dict__["expected"] = network
