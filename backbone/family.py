@@ -286,28 +286,6 @@ def tiny(gemma3: bool = False) -> Sizes:
     )  # fmt: skip
 
 
-def without_words(preset: Preset) -> list[str]:
-    """The words between its segments whose tokens are not known yet: a tokenizer has to say them."""
-    constants = [s for s in preset.layout.segments if s.kind == "constant"]
-    return list(dict.fromkeys(s.source for s in constants if not any(s.ids)))
-
-
-def with_words(preset: Preset, encode: Callable[[str], Sequence[int]]) -> Preset:
-    """The preset with a tokenizer's ids for the words between its segments. UserError if it knows others."""
-    segments = []
-    for segment in preset.layout.segments:
-        if segment.kind == "constant":
-            ids = tuple(encode(segment.source))
-            if not ids or max(ids) >= preset.words:
-                got = f"{list(ids)} for {segment.source!r}"
-                raise UserError(
-                    f"{segment.name}: expected a tokenizer with ids below {preset.words}, got {got}"
-                )
-            segment = replace(segment, ids=ids, length=len(ids))
-        segments.append(segment)
-    return replace(preset, layout=Layout(tuple(segments), preset.layout.positions))
-
-
 def stretched(preset: Preset, factor: float) -> Preset:
     """With the positions of the global layers divided by `factor`, in both streams: the linear RoPE scaling
     that Gemma 3's own weights were trained with (8). UserError if it has no such layers.

@@ -7,13 +7,14 @@ positions are counted, whether the state is text. None of that may be guessed wh
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from backbone import family
 from backbone.config import Preset
 from backbone.errors import UserError
+from backbone.layout import Layout
 from backbone.presets import preset
 from backbone.prompts import FITTING
 
@@ -46,6 +47,28 @@ def tokenizer(directory: Path) -> Path | None:
     return (
         directory if any((directory / f"tokenizer.{kind}").is_file() for kind in ("json", "model")) else None
     )
+
+
+def without_words(preset: Preset) -> list[str]:
+    """The words between its segments whose tokens are not known yet: a tokenizer has to say them."""
+    constants = [s for s in preset.layout.segments if s.kind == "constant"]
+    return list(dict.fromkeys(s.source for s in constants if not any(s.ids)))
+
+
+def with_words(preset: Preset, encode: Callable[[str], Sequence[int]]) -> Preset:
+    """The preset with a tokenizer's ids for the words between its segments. UserError if it knows others."""
+    segments = []
+    for segment in preset.layout.segments:
+        if segment.kind == "constant":
+            ids = tuple(encode(segment.source))
+            if not ids or max(ids) >= preset.words:
+                got = f"{list(ids)} for {segment.source!r}"
+                raise UserError(
+                    f"{segment.name}: expected a tokenizer with ids below {preset.words}, got {got}"
+                )
+            segment = replace(segment, ids=ids, length=len(ids))
+        segments.append(segment)
+    return replace(preset, layout=Layout(tuple(segments), preset.layout.positions))
 
 
 def settings(

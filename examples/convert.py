@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from backbone import checkpoint, convert, family, published, statistics
+from backbone import checkpoint, convert, published, statistics
 from backbone.config import Preset
 from backbone.errors import UserError
 from backbone.network import Network
@@ -56,7 +56,7 @@ def main(
     how = prompt or usual
     prompt_format(how)  # an unknown one is a mistake before anything is read
     words = _words(tokenizer or published.tokenizer(weights.directory), chosen, source)
-    chosen = family.with_words(chosen, words.encode) if words else chosen
+    chosen = published.with_words(chosen, words.encode) if words else chosen
     if warm_start:
         network = checkpoint.cast(Network(chosen), DTYPES[dtype])
     else:
@@ -79,7 +79,7 @@ def main(
 
 def _words(tokenizer: str | Path | None, preset: Preset, source: str) -> Words | None:
     """The tokenizer, None where the network can do without; UserError if it does not fit or is needed."""
-    unknown = ", ".join(map(repr, family.without_words(preset)))
+    unknown = ", ".join(map(repr, published.without_words(preset)))
     if tokenizer is None and unknown:
         expected = f"expected --tokenizer, for {unknown} of '{preset.name}'"
         raise UserError(f"tokenizer: {expected}, got none, and none lies in {source}")

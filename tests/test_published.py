@@ -7,12 +7,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_convert import published, write
+from test_convert import published as public
+from test_convert import write
 from test_family import randomised
 from test_prompted import some_words
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-from backbone import checkpoint, family, statistics
+from backbone import checkpoint, family, published, statistics
 from backbone.errors import UserError
 from backbone.network import Network
 from backbone.presets import preset
@@ -82,7 +83,7 @@ def test_configs_are_found_where_they_lie(tmp_path):
     "key", ["use_motion", "per_group_projection", "use_relative_actions", "delta_action_state_map"]
 )
 def test_networks_that_none_of_ours_is_are_refused(key, tmp_path, capsys):
-    _, theirs = published("pi05_mem")
+    _, theirs = public("pi05_mem")
     source = write(tmp_path / "src", theirs)
     (source / "config.json").write_text(json.dumps({key: {"0": 1}}))
     assert main(["convert", str(source), str(tmp_path / "out"), "--preset", "pi05_mem_tiny"]) == 2
@@ -92,7 +93,7 @@ def test_networks_that_none_of_ours_is_are_refused(key, tmp_path, capsys):
 
 
 def test_a_motion_module_is_refused_by_its_keys(tmp_path, capsys):
-    _, theirs = published("pi05_mem")
+    _, theirs = public("pi05_mem")
     theirs["model.video_encoder.motion_module.stss_encoders.0.in_proj.weight"] = torch.ones(2, 2)
     source = write(tmp_path / "src", theirs)
     arguments = [str(source), str(tmp_path / "out"), "--preset", "pi05_mem_tiny"]
@@ -110,19 +111,19 @@ def test_a_motion_module_is_refused_by_its_keys(tmp_path, capsys):
 def test_full_size_presets_need_a_tokenizer_for_their_words(name, tmp_path, capsys):
     (tmp_path / "src").mkdir()
     save_file({"lm_head.weight": torch.ones(2)}, tmp_path / "src/model.safetensors")
-    needed = family.without_words(preset(name))
+    needed = published.without_words(preset(name))
     assert bool(needed) == (name not in ("pi05", "pi06", "pi05_mem"))
     if needed:
         assert main(["convert", str(tmp_path / "src"), str(tmp_path / "out"), "--preset", name]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: tokenizer: expected --tokenizer, for ") and repr(needed[0]) in error
-    known = family.with_words(preset(name), some_words().encode)
-    assert not family.without_words(known)
+    known = published.with_words(preset(name), some_words().encode)
+    assert not published.without_words(known)
 
 
 def test_a_tokenizer_beside_the_weights_is_taken(tmp_path, capsys):
     words = some_words()
-    _, theirs = published("pi07")
+    _, theirs = public("pi07")
     source = write(tmp_path / "src", theirs)
     words.save(source)
     arguments = [str(source), str(tmp_path / "out"), "--preset", "pi07_tiny"]
