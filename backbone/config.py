@@ -90,6 +90,7 @@ class Preset:
     trained_delay: int = 0  # most actions that were already promised in training (real-time chunking)
     control_hz: float = 20.0
     shared_tower: bool = False
+    narrow: float = 1e-3  # see Normaliser
     state_octaves: int = 4  # Fourier features of the state beside the numbers themselves
     location_embedding: str = "fourier"  # or "table"
     pointer: str | None = (

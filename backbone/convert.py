@@ -73,18 +73,30 @@ _NAMES = [
 ]
 
 
+_USELESS = [  # to every network here
+    (r"^expert\.lm_head", "never used"),
+    (r"^(?:un)?normalize_|^model\.(?:un)?normalize_", "statistics, read apart"),
+    (r"\.vision_model\.head\.|^text_model\.|^logit_", "SigLIP's own heads"),
+]
+_OURS = re.compile(
+    r"(towers?|decoder|expert|text|fast|fast_head|action_(in|out|slot|norm)|time_(in|out)|state|state_norm|"
+    r"modality|slot|head|pointer)(\.|$)"
+)
 TIED = "the head is the embedding"
 
 
 @dataclass
 class Report:
-    """What became of every key. loaded, converted: theirs -> ours; ignored: theirs -> why; missing: ours."""
+    """What became of every key. loaded, converted: theirs -> ours; ignored: theirs -> why; missing: ours that
+    nothing fills; fresh: those of them that may stay as they are.
+    """
 
     loaded: dict[str, str] = field(default_factory=dict)
     converted: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         counts = f"{len(self.loaded)} loaded as they are, {len(self.converted)} converted"
@@ -95,7 +107,7 @@ class Report:
         lines += [f"  ignored, {reason}: {_few(keys)}" for reason, keys in reasons.items()]
         lines += [
             f"  {what}: {_few(keys)}"
-            for what, keys in (("missing", self.missing), ("unknown", self.unknown))
+            for what, keys in (("fresh", self.fresh), ("missing", self.missing), ("unknown", self.unknown))
             if keys
         ]
         return "\n".join(lines)
@@ -114,7 +126,7 @@ def source(name: str | Path) -> Path:
         raise UserError(f"convert: expected a directory, a safetensors file or a hub id, got '{name}'")
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.safetensors", "*.json", "assets/*"]
+    patterns = ["*.safetensors", "*.json", "tokenizer.model", "assets/*"]
     try:
         return Path(snapshot_download(str(name), allow_patterns=patterns))
     except Exception as error:  # offline, missing, private: many types, one meaning
@@ -135,20 +147,32 @@ def our_name(key: str, sandwich: bool) -> str:
     return key.replace(".post_attention_layernorm.", f".{after}.")
 
 
+def becomes(key: str, sandwich: bool) -> str:
+    """What a key is, for a person who wants to know what a file holds."""
+    name = our_name(key, sandwich)
+    if name == "vlm.lm_head.weight":
+        return "text.table.weight (the head is the embedding)"
+    for pattern, what in _USELESS:
+        if re.search(pattern, name):
+            return f"({what})"
+    return name if _OURS.match(name) else "(unknown)"
+
+
 def fill(
     network: Network,
     keys: Iterable[str],
     read: Callable[[str], Tensor],
     allow_missing: tuple[str, ...] = (),
     strict: bool = True,
+    report: Report | None = None,
 ) -> Report:
     """Copy public weights into the network, tensor by tensor. `read` gives a key's tensor.
 
     allow_missing: beginnings of our names that may stay as they are (a new projection in a warm start).
     strict: UserError if a key is not understood; else the report says so. A weight of ours that is not filled
-    is always an error.
+    is always an error. report: to be written, for who wants the account of what failed too.
     """
-    report, ours = Report(), dict(network.state_dict())
+    report, ours = report or Report(), dict(network.state_dict())
     tower = f"towers.{next(iter(network.towers), '')}."
     filled = {name: 0 for name in ours}
     names = {key: our_name(key, network.preset.decoder.sandwich) for key in keys}
@@ -180,10 +204,18 @@ def fill(
         (report.converted if changed else report.loaded)[key] = whole
     norms = ("state_norm.", "action_norm.")  # statistics come from elsewhere
     for name, count in filled.items():
-        if count < ours[name].numel() and not name.startswith((*norms, *allow_missing)):
-            report.missing.append(name)
-    if report.missing or (strict and report.unknown):
-        raise UserError(f"convert: expected every key to find its place, got\n{report}")
+        if count == ours[name].numel() or name.startswith(norms):
+            continue
+        may = count == 0 and name.startswith(tuple(allow_missing))
+        (report.fresh if may else report.missing).append(name)
+    motion = [key for key in report.unknown if "motion_module." in key]
+    if motion:
+        got = f"{_few(motion)}: OpenTau's use_motion, which no network here has"
+        raise UserError(f"convert: expected no motion module, got {got}")
+    wrong = {"missing": report.missing, "unknown": report.unknown if strict else []}
+    got = "; ".join(f"{len(keys)} {what}: {_few(keys)}" for what, keys in wrong.items() if keys)
+    if got:
+        raise UserError(f"convert: expected every key to find its place, got {got}")
     return report
 
 
@@ -196,8 +228,6 @@ def _ignored(network: Network, name: str, names: Mapping[str, str]) -> str | Non
     p = network.preset
     if name == "vlm.lm_head.weight" and "text.table.weight" in names.values():
         return TIED
-    if name.startswith("expert.lm_head"):
-        return "never used"
     if name.startswith("expert.") and p.expert is None:
         return "this network has no expert"
     if name.startswith("fast") and not p.fast_words:
@@ -208,11 +238,7 @@ def _ignored(network: Network, name: str, names: Mapping[str, str]) -> str | Non
         return "this network has no modality embedding"
     if name == "action_slot" and network.action_slot is None:
         return "this network has no modality embedding"
-    if re.match(r"(un)?normalize_", name):
-        return "statistics, read apart"
-    if re.search(r"\.vision_model\.head\.|^text_model\.|^logit_", name):
-        return "SigLIP's own heads"
-    return None
+    return next((what for pattern, what in _USELESS if re.search(pattern, name)), None)
 
 
 def _place(network: Network, name: str) -> tuple[str, slice, bool]:

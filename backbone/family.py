@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from backbone.config import Preset, StreamConfig, VisionConfig
+from backbone.errors import UserError
 from backbone.layout import Layout, Segment
 
 SLIDING, FULL = 10_000.0, 1_000_000.0  # Gemma 3's rotary bases: five local layers, then a global one
@@ -102,6 +103,7 @@ class Sizes:
             horizon=self.horizon,
             steps=self.steps,
             shared_tower=True,
+            narrow=0.0,
             state_octaves=0,
             location_embedding="words",
             pointer=None,
@@ -117,11 +119,10 @@ class Sizes:
 # --- what they are made of -------------------------------------------------------------------------------
 
 
-def siglip(size: int = 224, frames: int = 1) -> VisionConfig:
+def siglip(size: int = 224) -> VisionConfig:
     """SigLIP so400m/14. At 448 pixels with Gemma 3's pooling projector, 256 tokens either way."""
     more = {"pool": 2, "projector": "gemma3"} if size == 448 else {}
-    every = 4 if frames > 1 else 0
-    return VisionConfig(size, 1152, 27, 16, 4304, frames=frames, spacetime_every=every, **more)
+    return VisionConfig(size, 1152, 27, 16, 4304, **more)
 
 
 def gemma1(width: int, mlp: int) -> StreamConfig:
@@ -129,27 +130,24 @@ def gemma1(width: int, mlp: int) -> StreamConfig:
     return StreamConfig(width, 18, 8, 1, 256, mlp, sandwich=False, qk_norm=False)
 
 
-def gemma3(width: int, mlp: int, expert: bool = False, stretch: float = 1.0) -> StreamConfig:
+def gemma3(width: int, mlp: int, expert: bool = False) -> StreamConfig:
     """Gemma 3 4B (2560, 10240), or the expert beside it (1280, 5120): plain blocks, turned by the same bases.
 
-    stretch: of the global layers' positions; 8 for Gemma 3's own weights, 1 for OpenTau's. No layer has a
-    window: prefixes are short, and the public implementations enforce none.
+    No layer has a window: prefixes are short, and the public implementations enforce none. Gemma 3's own
+    weights want their global layers `stretched`; OpenTau's do not.
     """
-    layers = [(FULL, stretch) if i % 6 == 5 else (SLIDING, 1.0) for i in range(34)]
-    thetas, stretches = zip(*layers, strict=True)
-    return StreamConfig(
-        width, 34, 8, 4, 256, mlp, sandwich=not expert, qk_norm=not expert, thetas=thetas, stretch=stretches
-    )
+    thetas = tuple(FULL if i % 6 == 5 else SLIDING for i in range(34))
+    return StreamConfig(width, 34, 8, 4, 256, mlp, sandwich=not expert, qk_norm=not expert, thetas=thetas)
 
 
-def paligemma(frames: int = 1, **more) -> Sizes:
+def paligemma() -> Sizes:
     """PaliGemma 3B at 224 pixels with the 300M expert."""
-    return Sizes(siglip(224, frames), gemma1(2048, 16384), gemma1(1024, 4096), 257152, **more)
+    return Sizes(siglip(224), gemma1(2048, 16384), gemma1(1024, 4096), 257152)
 
 
-def gemma(frames: int = 1, **more) -> Sizes:
+def gemma() -> Sizes:
     """Gemma 3 4B at 448 pixels with the 860M expert."""
-    return Sizes(siglip(448, frames), gemma3(2560, 10240), gemma3(1280, 5120, True), 262208, steps=5, **more)
+    return Sizes(siglip(448), gemma3(2560, 10240), gemma3(1280, 5120, True), 262208, steps=5)
 
 
 # --- the family ------------------------------------------------------------------------------------------
@@ -273,12 +271,12 @@ def pi05_mem(s: Sizes, positions: str = "mrope") -> Preset:
     return s.preset("pi05_mem", segments, positions)
 
 
-def tiny(gemma3: bool = False, frames: int = 1) -> Sizes:
+def tiny(gemma3: bool = False) -> Sizes:
     """Every part of a family member at a size for tests: some 10,000 parameters."""
     shape = {"depth": 6 if gemma3 else 4, "heads": 4, "kv_heads": 2 if gemma3 else 1, "head_dim": 8}
     thetas = (SLIDING,) * 5 + (FULL,) if gemma3 else ()
     more = {"pool": 2, "projector": "gemma3"} if gemma3 else {}
-    eye = VisionConfig(56 if gemma3 else 28, 16, 4, 2, 24, frames=frames, spacetime_every=4, **more)
+    eye = VisionConfig(56 if gemma3 else 28, 16, 4, 2, 24, **more)
     return Sizes(
         vision=eye,
         decoder=StreamConfig(width=24, mlp=32, sandwich=gemma3, qk_norm=gemma3, thetas=thetas, **shape),
@@ -289,25 +287,32 @@ def tiny(gemma3: bool = False, frames: int = 1) -> Sizes:
     )  # fmt: skip
 
 
-def with_words(preset: Preset, encode: Callable[[str], Sequence[int]] | None) -> Preset:
-    """The preset with a tokenizer's ids for the words between its segments; as it is without one."""
-    if encode is None:
-        return preset
-    segments = []
-    for segment in preset.layout.segments:
-        if segment.kind == "constant":
-            ids = tuple(encode(segment.source))
-            segment = replace(segment, ids=ids, length=len(ids))
-        segments.append(segment)
-    return replace(preset, layout=Layout(tuple(segments), preset.layout.positions))
+def stretched(preset: Preset, factor: float) -> Preset:
+    """With the positions of the global layers divided by `factor`, in both streams: the linear RoPE scaling
+    that Gemma 3's own weights were trained with (8). UserError if it has no such layers.
+    """
+    if FULL not in preset.decoder.thetas or factor < 1:
+        raise UserError(
+            f"stretch: expected at least 1 and a Gemma 3 preset, got {factor:g} for '{preset.name}'"
+        )
+
+    def apart(stream: StreamConfig) -> StreamConfig:
+        return replace(stream, stretch=tuple(factor if theta == FULL else 1.0 for theta in stream.thetas))
+
+    return replace(preset, decoder=apart(preset.decoder), expert=preset.expert and apart(preset.expert))
 
 
 _GEMMA3 = ("pi06", "pi07", "pi07_planner")
-_FRAMES = {"pi07": 6, "pi07_paligemma": 6, "pi05_mem": 8}
-_BUILDERS: dict[str, Callable[[Sizes], Preset]] = {
-    "pi05": lambda s: pi05(
-        replace(s, fast_words=0, prompt=min(s.prompt, 200))
-    ),  # as openpi and LeRobot have it
+FRAMES = {"pi07": 6, "pi07_paligemma": 6, "pi05_mem": 8}
+
+
+def _openpi(s: Sizes, **options) -> Preset:
+    """As openpi and LeRobot have it."""
+    return pi05(replace(s, fast_words=0, prompt=min(s.prompt, 200)), **options)
+
+
+_BUILDERS: dict[str, Callable[..., Preset]] = {
+    "pi05": _openpi,
     "pi05_subtask": partial(pi05, subtask=True),
     "pi06": partial(pi06, subtask=True),
     "pi07": pi07,
@@ -318,11 +323,17 @@ _BUILDERS: dict[str, Callable[[Sizes], Preset]] = {
 }
 
 
-def build(name: str, small: bool = False, **sizes) -> Preset:
-    """A member of the family, full-size or tiny; `sizes` replaces fields of `Sizes`."""
-    frames = _FRAMES.get(name, 1)
-    backbone = tiny(name in _GEMMA3, frames) if small else (gemma if name in _GEMMA3 else paligemma)(frames)
-    return replace(_BUILDERS[name](replace(backbone, **sizes)), name=f"{name}_tiny" if small else name)
+def build(
+    name: str, small: bool = False, options: Mapping | None = None, vision: Mapping | None = None, **sizes
+) -> Preset:
+    """A member of the family, full-size or tiny; `sizes` replaces fields of `Sizes`, `vision` fields of its
+    tower; `options` are the member's own ("state" of `pi05`, ...).
+    """
+    vision = {"frames": FRAMES.get(name, 1), **(vision or {})}
+    backbone = tiny(name in _GEMMA3) if small else (gemma if name in _GEMMA3 else paligemma)()
+    vision.setdefault("spacetime_every", 4 if vision["frames"] > 1 else 0)
+    backbone = replace(backbone, vision=replace(backbone.vision, **vision), **sizes)
+    return replace(_BUILDERS[name](backbone, **(options or {})), name=f"{name}_tiny" if small else name)
 
 
 PRESETS = {

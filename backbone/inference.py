@@ -14,6 +14,7 @@ from backbone.cache import Cache
 from backbone.errors import UserError
 from backbone.network import Network
 from backbone.observation import Observation
+from backbone.prefix import check_ids
 from backbone.tokenizer import PAD, Tokenizer
 
 # (name, work, its tensors) -> what the work returns
@@ -125,6 +126,7 @@ class Run:
         given.
         """
         start, length = self.layout.start(name), self.layout[name].length
+        check_ids(name, ids, self.network.text.size)
         if offset + ids.shape[1] > length:
             got = offset + ids.shape[1]
             raise UserError(f"{name}: expected at most {length} tokens, got {got}")

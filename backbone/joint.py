@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from backbone.attention import mask_bias, project
 from backbone.cache import Beside
+from backbone.errors import UserError
 from backbone.layout import Segment
 from backbone.losses import mean, sample_time
 from backbone.prefix import Encoded
@@ -26,8 +27,9 @@ def losses(network: nn.Module, batch: dict, samples: int = 1) -> dict[str, Tenso
 
     Returns "text_loss" (the sum of its targets' means), "fast_loss", "flow_loss", as far as they apply; under
     "tokens" each target's loss per token (B, n) and which count; under "flow" the squared errors' sums and
-    counts per sample, and the velocity.
+    counts per sample, and the velocity. UserError names what does not fit, what was expected and what came.
     """
+    _check(network, batch)
     encoded = network.encode(network.layout.prefix, batch)
     out: dict = {"tokens": {}}
     for segment in encoded.layout.segments:
@@ -41,6 +43,24 @@ def losses(network: nn.Module, batch: dict, samples: int = 1) -> dict[str, Tenso
     if network.preset.expert and "actions" in batch:
         out |= flow(network, encoded, batch, samples)
     return out
+
+
+def _check(network: nn.Module, batch: dict) -> None:
+    """What a prefix cannot see: cameras that no segment reads, and actions of another shape."""
+    p, sources = network.preset, {s.source for s in network.layout.segments}
+    for group in ("images", "subgoals"):
+        for camera in batch.get(group, ()):
+            if f"{group}.{camera}" not in sources:
+                known = ", ".join(
+                    name.partition(".")[2] for name in sorted(sources) if name.startswith(group)
+                )
+                raise UserError(f"{group}: expected cameras of {known or 'none'}, got '{camera}'")
+    if not batch.get("images"):
+        raise UserError(f"images: expected some of {', '.join(name for name, _ in p.cameras)}, got none")
+    if p.expert and "actions" in batch:
+        shape, got = (p.horizon, p.action_dim), tuple(batch["actions"].shape)
+        if got[1:] != shape:
+            raise UserError(f"actions: expected shape (B, {shape[0]}, {shape[1]}), got {got}")
 
 
 def token_logits(network: nn.Module, encoded: Encoded, segment: Segment) -> Tensor:

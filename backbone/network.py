@@ -39,7 +39,7 @@ class Network(nn.Module):
         self.text = TextEmbedding(p.words, width, p.location_embedding, p.embed_scale)
         if any(s.kind == "state" for s in p.layout.segments):
             self.state = StateToken(p.state_dim, width, p.state_octaves)
-        self.state_norm = Normaliser(p.state_dim)  # a state that is read as text is normalised too
+        self.state_norm = Normaliser(p.state_dim, p.narrow)  # a state that is read as text is normalised too
         self.slot = nn.Embedding(p.layout.slots_needed, width) if p.slot_embedding else None
         self.modality = nn.Embedding(p.modalities, width) if p.modalities else None
         if p.fast_words:
@@ -53,7 +53,7 @@ class Network(nn.Module):
             if p.pointer:
                 self.pointer = Pointer(p.vision(p.pointer).channels[0], width, p.pointer_width)
         if p.expert:
-            self.action_norm = Normaliser(p.action_dim)
+            self.action_norm = Normaliser(p.action_dim, p.narrow)
             self.expert = Stream(p.expert, adaptive=True, attention=p.attention)
             self.action_in = nn.Linear(p.action_dim, p.expert.width)
             self.action_out = nn.Linear(p.expert.width, p.action_dim)

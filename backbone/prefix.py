@@ -93,6 +93,11 @@ def _read(network: nn.Module, segment: Segment, inputs: Mapping, batch: int, see
     there = inputs.get("there", {}).get(segment.name)
     if there is None:
         return tokens, real
+    if there.dtype != torch.bool or there.dim() not in (1, 2) or there.shape[1:] > (segment.length,):
+        got = f"{there.dtype} of shape {tuple(there.shape)}"
+        raise UserError(
+            f"{segment.name}: expected (B,) or (B, up to {segment.length}) bool as there, got {got}"
+        )
     if there.dim() == 1:
         return tokens, real & there[:, None]
     there = F.pad(there, (0, segment.length - there.shape[1]))
@@ -118,8 +123,9 @@ def _pictures(network: nn.Module, layout: Layout, inputs: Mapping, fine: dict) -
         name = camera if camera in network.towers else next(iter(network.towers))
         config = network.towers[name].config
         side, frames = config.image_size, images.shape[1] if images.dim() == 5 else 1
-        if images.dim() not in (4, 5) or images.shape[-3:] != (side, side, 3) or frames > config.frames:
-            most = f"1 to {config.frames}, " if config.frames > 1 else ""
+        most = config.frames if segment.source.startswith("images.") else 1  # a subgoal is one picture
+        if images.dim() not in (4, 5) or images.shape[-3:] != (side, side, 3) or frames > most:
+            most = f"1 to {most}, " if most > 1 else ""
             shape = f"(B, {most}{side}, {side}, 3)"
             raise UserError(f"{segment.name}: expected pictures of shape {shape}, got {tuple(images.shape)}")
         groups.setdefault((name, images.shape[1:], images.dtype), []).append((segment, images))
@@ -181,14 +187,21 @@ def _words(network: nn.Module, segment: Segment, ids: Tensor) -> Tokens:
     most = network.layout[segment.name].length  # of which `segment` may be a part that is long enough
     if ids.dim() != 2 or ids.shape[1] > most:
         raise UserError(f"{segment.name}: expected ids of shape (B, up to {most}), got {tuple(ids.shape)}")
-    if ids.device.type == "cpu" and ids.numel():  # elsewhere the question would wait for the device
-        words = network.preset.fast_words if segment.kind == "fast" else network.text.size
-        if int(ids.max()) >= words:
-            raise UserError(f"{segment.name}: expected ids below {words}, got {int(ids.max())}")
-        if int(ids.min()) < 0:
-            raise UserError(f"{segment.name}: expected ids from 0 on, got {int(ids.min())}")
+    check_ids(segment.name, ids, network.preset.fast_words if segment.kind == "fast" else network.text.size)
     ids = F.pad(ids[:, : segment.length], (0, max(0, segment.length - ids.shape[1])), value=PAD)
     return (network.fast if segment.kind == "fast" else network.text)(ids), ids != PAD
+
+
+def check_ids(name: str, ids: Tensor, words: int) -> None:
+    """UserError unless the ids of a segment are whole numbers from 0 to `words`."""
+    if ids.is_floating_point():
+        raise UserError(f"{name}: expected whole numbers as ids, got {ids.dtype}")
+    if ids.device.type != "cpu" or not ids.numel():
+        return  # elsewhere the question would wait for the device
+    if int(ids.max()) >= words:
+        raise UserError(f"{name}: expected ids below {words}, got {int(ids.max())}")
+    if int(ids.min()) < 0:
+        raise UserError(f"{name}: expected ids from 0 on, got {int(ids.min())}")
 
 
 def _constant(

@@ -11,14 +11,21 @@ from torch import Tensor
 
 from backbone.errors import UserError
 from backbone.network import Network
+from backbone.normalise import SMALLEST
 from backbone.weights import Weights
 
 Range = tuple[Tensor, Tensor]
 KINDS = {  # how two published vectors become a range
     ("q01", "q99"): lambda low, high: (low, high),
+    ("q10", "q90"): lambda low, high: (low, high),
     ("min", "max"): lambda low, high: (low, high),
-    ("mean", "std"): lambda mean, std: (mean - std, mean + std),
+    # Half of what a Normaliser adds to the range, so that the mean becomes 0 even where nothing varies.
+    ("mean", "std"): lambda mean, std: (mean - std - SMALLEST / 2, mean + std - SMALLEST / 2),
 }
+_MODES = {  # LeRobot's names of them
+    "QUANTILES": ("q01", "q99"), "QUANTILE10": ("q10", "q90"), "MIN_MAX": ("min", "max"),
+    "MEAN_STD": ("mean", "std"),
+}  # fmt: skip
 _FEATURES = {"state": ("observation.state", "observation_state", "state"), "actions": ("actions", "action")}
 
 
@@ -75,6 +82,7 @@ def _openpi(directory: Path) -> dict[str, Range]:
 
 
 def _lerobot(directory: Path) -> dict[str, Range]:
+    """Its files hold every kind of statistics; which of them the weights were trained with stands beside."""
     found: dict[str, dict[str, Tensor]] = {"state": {}, "actions": {}}
     for file in sorted(directory.glob("policy_preprocessor_step_*_normalizer_processor.safetensors")):
         weights = Weights(file)
@@ -83,7 +91,34 @@ def _lerobot(directory: Path) -> dict[str, Range]:
             for name, theirs in _FEATURES.items():
                 if feature in theirs:
                     found[name][kind] = weights.read(key)
+    modes = _lerobot_modes(directory)
+    for name, values in found.items():
+        mode = modes.get({"state": "STATE", "actions": "ACTION"}[name])
+        if mode == "IDENTITY" and values:
+            ones = torch.ones_like(next(iter(values.values())))
+            found[name] = {"min": -ones, "max": ones}
+        elif mode is not None:
+            kinds = _MODES.get(mode, ())
+            if values and not (kinds and set(kinds) <= set(values)):
+                wanted = " and ".join(kinds) or f"one of {', '.join(_MODES)}"
+                raise UserError(
+                    f"statistics: expected {wanted} of '{name}' (its mode is {mode}), got {', '.join(values)}"
+                )
+            found[name] = {kind: values[kind] for kind in kinds if kind in values}
     return {name: r for name, values in found.items() if (r := _range(values))}
+
+
+def _lerobot_modes(directory: Path) -> dict[str, str]:
+    """What the normaliser does with STATE and ACTION, {} if it is not said."""
+    path = directory / "policy_preprocessor.json"
+    if not path.is_file():
+        return {}
+    try:
+        steps = json.loads(path.read_text())["steps"]
+        maps = [s["config"]["norm_map"] for s in steps if s.get("registry_name") == "normalizer_processor"]
+        return dict(maps[0]) if maps else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"statistics: {path} cannot be read ({error})") from error
 
 
 def _opentau(weights: Weights) -> dict[str, Range]:

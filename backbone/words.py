@@ -36,6 +36,11 @@ class Words:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"tokenizer: '{name}' cannot be loaded ({reason})") from error
 
+    @property
+    def size(self) -> int:
+        """The number of ids it may give."""
+        return len(self.tokenizer)
+
     def encode(self, text: str, begin: bool = False) -> list[int]:
         """Ids of a text; `<eos>` in it becomes the token, a zero byte parts it."""
         ids = [self.bos] if begin else []

@@ -21,7 +21,9 @@ from tokenizers.trainers import BpeTrainer
 
 from backbone.errors import UserError
 
-CONFIG, TOKENS = "processor_config.json", "tokenizer.json"
+CONFIG, TOKENS, ABOUT_TOKENS = "processor_config.json", "tokenizer.json", "tokenizer_config.json"
+NESTED = "bpe_tokenizer"  # where some versions of transformers put a processor's tokenizer
+CODE = "physical-intelligence/fast--processing_action_tokenizer.UniversalActionProcessor"
 REACH = 4.0  # no normalised action is larger, so no coefficient is larger than this times the horizon's root
 
 
@@ -109,31 +111,52 @@ class FAST:
     # --- files ---------------------------------------------------------------------------------------------
 
     def save(self, directory: str | Path) -> Path:
-        """Write both files; a reader finds the old ones or the new ones."""
+        """Write the published processor's files, which its own code reads too (`AutoProcessor`).
+
+        A reader finds the old ones or the new ones.
+        """
         directory = Path(directory).absolute()
         fresh = directory.with_name(f".{directory.name}.{os.getpid()}.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        config = {"scale": self.scale, "min_token": self.least, "vocab_size": self.size}
+        config = {
+            "processor_class": "UniversalActionProcessor",
+            "auto_map": {"AutoProcessor": CODE},
+            "scale": self.scale,
+            "min_token": self.least,
+            "vocab_size": self.size,
+            "time_horizon": None,
+            "action_dim": None,
+        }
+        # Spaces are numbers here, not spaces: nothing may be tidied.
+        words = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         (fresh / CONFIG).write_text(json.dumps(config, indent=1))
+        (fresh / ABOUT_TOKENS).write_text(json.dumps(words, indent=1))
         self.tokenizer.save(str(fresh / TOKENS))
         directory.mkdir(parents=True, exist_ok=True)
-        for name in (TOKENS, CONFIG):
+        for name in (TOKENS, ABOUT_TOKENS, CONFIG):
             os.replace(fresh / name, directory / name)
         fresh.rmdir()
         return directory
 
     @classmethod
     def load(cls, directory: str | Path) -> FAST:
-        """UserError if a file is missing or cannot be read."""
+        """UserError if a file is missing, cannot be read, or does not fit the other."""
         directory = Path(directory)
+        nested = directory / NESTED / TOKENS
         try:
             config = json.loads((directory / CONFIG).read_text())
-            return cls(Tokenizer.from_file(str(directory / TOKENS)), config["scale"], config["min_token"])
+            tokenizer = Tokenizer.from_file(str(nested if nested.is_file() else directory / TOKENS))
+            made = cls(tokenizer, config["scale"], config["min_token"])
         except KeyError as error:
             raise UserError(f"FAST: expected {error} in {directory / CONFIG}, found none") from error
         except Exception as error:  # tokenizers raises bare Exceptions
             raise UserError(f"FAST: {directory} cannot be read ({error})") from error
+        if not made.scale > 0:
+            raise UserError(f"FAST: expected a scale above 0 in {directory / CONFIG}, got {made.scale:g}")
+        if made.size > config.get("vocab_size", made.size):
+            raise UserError(f"FAST: expected {config['vocab_size']} tokens in {directory}, got {made.size}")
+        return made
 
 
 def _bytes(character: str) -> str:

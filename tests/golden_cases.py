@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,6 @@ from torch import Tensor
 from backbone import convert, family
 from backbone.config import Preset, StreamConfig, VisionConfig
 from backbone.network import Network
-
-CAMERAS = tuple(f"camera{i}" for i in range(8))
 
 
 def load(path: Path) -> dict[str, Tensor]:
@@ -58,8 +57,9 @@ class Case:
 
     @cached_property
     def cameras(self) -> tuple[str, ...]:
-        kinds = ("video", "image")
-        return tuple(c for c in CAMERAS if any(f"{k}.{c}_u8" in self.inputs for k in kinds)) or CAMERAS[:1]
+        """By name, as the sources have them; one where the case is about something else."""
+        found = {m[1] for name in self.inputs if (m := re.match(r"(?:video|image)\.(\w+)_u8$", name))}
+        return tuple(sorted(found, key=lambda name: (len(name), name))) or ("camera0",)
 
     # --- our preset ----------------------------------------------------------------------------------------
 
@@ -73,6 +73,7 @@ class Case:
         every = s.get("spacetime_layer_stride", 4)
         if "states" in self.inputs:  # LeRobot's memory
             frames, every = self.inputs["states"].shape[1], s["memory_temporal_attention_every"]
+        assert vision["layer_norm_eps"] == text["rms_norm_eps"] == 1e-6, "ours has one epsilon"
         grid = vision["image_size"] // vision["patch_size"]
         tower = VisionConfig(
             vision["image_size"], vision["hidden_size"], vision["num_hidden_layers"],
@@ -81,10 +82,23 @@ class Case:
             frames=frames, spacetime_every=every, ages="powers" if "lerobot" in self.policy else "periods",
             projector="gemma3" if gemma3 else "linear",
         )  # fmt: skip
+        kinds = text.get("layer_types") or ["full_attention"] * text["num_hidden_layers"]
+        local = [kind != "full_attention" for kind in kinds]
+        # OpenTau's PaliGemma turns by 10,000 whatever its config says.
+        far = (
+            text["rope_theta"] if gemma3 or self.policy in ("openpi_pi05", "lerobot_pi05") else family.SLIDING
+        )
+        thetas = tuple(text["rope_local_base_freq"] if near else far for near in local)
+        factor = (text.get("rope_scaling") or {}).get("factor", 1.0)
+        both = {
+            "thetas": thetas,
+            "stretch": tuple(1.0 if near else factor for near in local),
+            "query_scale": text.get("query_pre_attn_scalar"),
+        }
         return family.Sizes(
             vision=tower,
-            decoder=stream(text, gemma3=bool(gemma3)),
-            expert=stream(expert, thetas=stream(text).thetas) if expert else None,
+            decoder=stream(text, sandwich=bool(gemma3), qk_norm=bool(gemma3), **both),
+            expert=stream(expert, sandwich=False, qk_norm=False, **both) if expert else None,
             words=text["vocab_size"],
             cameras=self.cameras,
             constants=self.config["tokens"]["indicators"],
@@ -186,13 +200,10 @@ class Case:
         return more
 
 
-def stream(c: dict, gemma3: bool = False, thetas: tuple[float, ...] = ()) -> StreamConfig:
-    kinds = c.get("layer_types")
-    if kinds:
-        thetas = tuple(family.FULL if kind == "full_attention" else family.SLIDING for kind in kinds)
+def stream(c: dict, **more) -> StreamConfig:
     return StreamConfig(
         c["hidden_size"], c["num_hidden_layers"], c["num_attention_heads"], c["num_key_value_heads"],
-        c["head_dim"], c["intermediate_size"], sandwich=gemma3, qk_norm=gemma3, thetas=thetas,
+        c["head_dim"], c["intermediate_size"], **more,
     )  # fmt: skip
 
 

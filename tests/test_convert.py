@@ -24,6 +24,10 @@ def published(name: str, seed: int = 0) -> tuple[Network, dict[str, torch.Tensor
     """A tiny network of ours and the same weights under OpenTau's names."""
     torch.manual_seed(seed)
     network = Network(preset(f"{name}_tiny"))
+    return network, their_names(network)
+
+
+def their_names(network: Network) -> dict[str, torch.Tensor]:
     big = network.preset.decoder.sandwich
     stem = "model.gemma3_with_expert." if big else "model.paligemma_with_expert."
     vlm, layers = stem + ("gemma3." if big else "paligemma."), "model.language_model.layers."
@@ -45,13 +49,15 @@ def published(name: str, seed: int = 0) -> tuple[Network, dict[str, torch.Tensor
             theirs = re.sub(r"^action_(in|out)\.", r"model.action_\1_proj.", theirs)
             theirs = re.sub(r"^time_(in|out)\.", r"model.time_mlp_\1.", theirs)
             theirs = theirs.replace("state.linear", "model.state_proj")
+            theirs = re.sub(r"^modality\.", "model.modality_embedding.", theirs)
+            theirs = re.sub(r"^action_slot", "model.action_modality_embedding.weight", theirs)
             if "vision_tower" in theirs:
                 theirs, value = seen(theirs, value, big)
             else:
                 theirs = spoken(theirs, big and "gemma_expert" not in theirs)
             out[theirs] = value
     out[vlm + "lm_head.weight"] = out[vlm + "model.language_model.embed_tokens.weight"].clone()
-    return network, out
+    return out
 
 
 def split(network: Network, key: str) -> list[tuple[str, slice]]:
@@ -125,18 +131,49 @@ def test_there_and_back_bit_by_bit(name, tmp_path, capsys):
         assert (again.action_norm.high[3:] == 1).all(), "padded dimensions stay as they are"
     assert checkpoint.about(tmp_path / "out")["dims"] == {"state": 3, "actions": 3}
     assert main(["inspect", str(source)]) == 0
-    assert f"{len(theirs)} keys" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"{len(theirs)} keys" in out and "(unknown)" not in out
+    assert "statistics: 3 of state, 3 of actions\ntokenizer: none" in out
 
 
-def test_warm_starts(tmp_path, capsys):
-    for old, new in (("pi06", "pi07"), ("pi05_subtask", "pi05_mem")):
-        _, theirs = published(old)
-        source = write(tmp_path / old, theirs)
-        arguments = [str(source), str(tmp_path / new), "--preset", f"{new}_tiny"]
-        assert main(["convert", *arguments]) == 2
-        assert "state.linear.weight" in capsys.readouterr().err
-        assert main(["convert", *arguments, "--warm-start", "state."]) == 0
-        assert checkpoint.load_network(tmp_path / new).preset.name == f"{new}_tiny"
+@pytest.mark.parametrize(
+    ("old", "new", "fresh"),
+    [
+        ("pi06", "pi07", ("state.",)),
+        ("pi05_subtask", "pi05_mem", ("state.",)),
+        ("pi05", "pi05_mem", ("state.", "fast")),
+        ("pi05", "pi07_paligemma", ("state.", "fast")),
+        ("pi07_planner", "pi07", ("state.", "fast", "expert.", "action_", "time_")),
+    ],
+)
+def test_warm_starts(old, new, fresh, tmp_path, capsys):
+    before, theirs = published(old)
+    source = write(tmp_path / old, theirs)
+    arguments = [str(source), str(tmp_path / new), "--preset", f"{new}_tiny", "--dtype", "float32"]
+    assert main(["convert", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "state.linear.weight" in error and error.count("\n") == 1
+    assert main(["convert", *arguments, "--warm-start", *fresh]) == 0
+    assert "0 missing\n" in (out := capsys.readouterr().out) and "  fresh: state.linear.weight" in out
+    made, shared = checkpoint.load_network(tmp_path / new), 0
+    assert made.preset.name == f"{new}_tiny"
+    for name, tensor in made.state_dict().items():
+        if name in before.state_dict() and "_norm.low" not in name and "_norm.high" not in name:
+            assert torch.equal(tensor, before.state_dict()[name]), name
+            shared += 1
+        else:
+            assert tensor.isfinite().all() and (name.startswith(fresh) or "_norm." in name), name
+    assert shared > 50
+    assert made.action_norm.high[:3].tolist() == [1.0, 2.0, 4.0], "the statistics come along"
+
+
+def test_inspect_says_what_is_of_no_use(tmp_path, capsys):
+    more = {"model.wings.weight": 2, "model.paligemma_with_expert.gemma_expert.lm_head.weight": 3}
+    source = write(tmp_path / "src", {k: torch.ones(n) for k, n in more.items()}, stats=False)
+    assert main(["inspect", str(source)]) == 0
+    out = capsys.readouterr().out
+    assert "model.wings.weight  ->  (unknown)" in out and "lm_head.weight  ->  (never used)" in out
+    assert "2 keys" in out and "statistics: none" in out
 
 
 def complaint(network: Network, tensors: dict) -> str:
@@ -166,7 +203,8 @@ def test_statistics_of_three_kinds(tmp_path):
     (tmp_path / "lerobot").mkdir()
     save_file(lerobot, tmp_path / "lerobot/policy_preprocessor_step_3_normalizer_processor.safetensors")
     assert statistics.put(network, statistics.find(tmp_path / "lerobot"), "x") == {"state": 2, "actions": 2}
-    assert network.state_norm(torch.tensor([[1.5, 1.0, 0.3, 0.0, 0.0]])).tolist()[0][:2] == [1.0, -1.0]
+    normed = network.state_norm(torch.tensor([[1.5, 1.0, 0.3, 0.0, 0.0]]))[0, :2]
+    torch.testing.assert_close(normed, torch.tensor([1.0, -1.0]))
     opentau = {
         f"{group}.buffer_{feature}.{kind}": torch.tensor([value])
         for group, feature in (("normalize_inputs", "state"), ("normalize_targets", "actions"))

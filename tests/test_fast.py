@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.fft import dct
 
 from backbone.errors import UserError
 from lowlevel.fast import CONFIG, FAST
@@ -31,9 +32,9 @@ def test_it_comes_back_within_the_quantisation(fast):
     ids = fast.encode(actions)
     again = fast.decode(ids, HORIZON, DIMS)
     assert again.shape == actions.shape and again.dtype == np.float32
-    # Each coefficient is off by at most half a step, and the transform keeps lengths.
-    error = np.linalg.norm(again - actions, axis=1)
-    assert error.max() <= 0.5 / SCALE * np.sqrt(HORIZON) + 1e-6
+    # Each coefficient is off by at most half a step.
+    error = dct(again - actions, axis=1, norm="ortho")
+    assert 0.4 / SCALE < np.abs(error).max() <= 0.5 / SCALE + 1e-6
     assert np.mean([len(chunk) for chunk in ids]) < 0.6 * HORIZON * DIMS, "joined: fewer tokens than numbers"
     assert max(max(chunk) for chunk in ids) < fast.size
 
@@ -53,18 +54,42 @@ def test_what_a_network_may_write_gives_actions(fast):
 
 
 def test_the_files_of_the_published_processor(fast, tmp_path):
-    fast.save(tmp_path / "fast")
-    config = json.loads((tmp_path / "fast" / CONFIG).read_text())
-    assert config["scale"] == SCALE and config["min_token"] == fast.least
-    again = FAST.load(tmp_path / "fast")
-    assert again.encode(chunks(9)) == fast.encode(chunks(9))
-    # The published files say more than we need.
-    more = {"action_dim": None, "time_horizon": None, "processor_class": "UniversalActionProcessor"}
-    (tmp_path / "fast" / CONFIG).write_text(json.dumps(config | more))
-    assert FAST.load(tmp_path / "fast").scale == SCALE
-    (tmp_path / "fast" / CONFIG).write_text("{}")
-    with pytest.raises(UserError, match="expected 'scale'"):
-        FAST.load(tmp_path / "fast")
+    from transformers import AutoTokenizer
+
+    path = fast.save(tmp_path / "fast")
+    config = json.loads((path / CONFIG).read_text())
+    assert (config["scale"], config["min_token"], config["vocab_size"]) == (SCALE, fast.least, fast.size)
+    assert config["time_horizon"] is None and config["action_dim"] is None
+    assert config["processor_class"] == "UniversalActionProcessor" and "AutoProcessor" in config["auto_map"]
+    assert FAST.load(path).encode(chunks(9)) == fast.encode(chunks(9))
+    # The published code reads the tokenizer through transformers; characters are numbers there as well.
+    theirs = AutoTokenizer.from_pretrained(path)
+    codes = np.around(dct(chunks(9), axis=1, norm="ortho") * SCALE).reshape(9, -1) - fast.least
+    texts = ["".join(map(chr, row.astype(int))) for row in codes]
+    ids = fast.encode(chunks(9))
+    assert theirs(texts).input_ids == ids
+    assert [theirs.decode(row) for row in ids] == texts
+    # What a processor's save_pretrained makes of it: the tokenizer in a folder of its own.
+    (path / "bpe_tokenizer").mkdir()
+    (path / "tokenizer.json").rename(path / "bpe_tokenizer/tokenizer.json")
+    assert FAST.load(path).encode(chunks(9)) == ids
+
+
+def test_files_that_are_wrong(fast, tmp_path):
+    path = fast.save(tmp_path / "fast")
+    good = json.loads((path / CONFIG).read_text())
+    for change, words in (
+        ({"scale": None}, "cannot be read"),
+        ({"scale": 0}, "expected a scale above 0 in .*, got 0"),
+        ({"vocab_size": 7}, f"expected 7 tokens in .*, got {fast.size}"),
+    ):
+        (path / CONFIG).write_text(json.dumps(good | change))
+        with pytest.raises(UserError, match=words):
+            FAST.load(path)
+    for name in ("scale", "min_token"):
+        (path / CONFIG).write_text(json.dumps({k: v for k, v in good.items() if k != name}))
+        with pytest.raises(UserError, match=f"expected '{name}'"):
+            FAST.load(path)
     with pytest.raises(UserError, match="cannot be read"):
         FAST.load(tmp_path / "nowhere")
 

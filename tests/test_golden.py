@@ -260,10 +260,11 @@ def decode(
     if not targets:
         return run, []
     tokens = case.config["tokens"]
-    texts = write(run, Alphabet(tokens["bos"], (tokens["eos"],)))
+    texts = write(run, Alphabet(tokens["bos"], (tokens["eos"],), tokens["pad"]))
     whole: dict[str, torch.Tensor] = {}
     for number, segment in enumerate(targets):
-        ids = whole[segment.name] = torch.zeros(run.batch, segment.length, dtype=torch.long)
+        ids = torch.full((run.batch, segment.length), tokens["pad"])
+        whole[segment.name] = ids
         for row, written in enumerate(texts):
             ids[row, : len(written.texts[number])] = torch.tensor(written.texts[number])
         check(f"{begin}decode.{segment.name}_tokens", ids)
@@ -292,13 +293,13 @@ def sample(network: Network, run: Run, case: Case, check: Check, begin: str = ""
         return
     noise, delay = given["sample.noise"], given.get("sample.delay")
     run.prepare_actions()
-    velocities, promised, given_at = [], None, torch.zeros(p.horizon, dtype=torch.bool)
-    if delay is not None and int(delay):
-        given_at = torch.arange(p.horizon) < delay
-        promised = given["sample.action_prefix"], given_at[None, :, None].expand(len(noise), -1, -1)
+    velocities, promised, given_at = [], None, torch.zeros(len(noise), p.horizon, dtype=torch.bool)
+    if delay is not None and delay.any():
+        given_at = torch.arange(p.horizon) < delay.expand(len(noise))[:, None]
+        promised = given["sample.action_prefix"], given_at[..., None]
 
     def velocity(x, step):
-        time = times(p.steps)[step].expand(1, 1, p.horizon).masked_fill(given_at, 0.0)
+        time = times(p.steps)[step].expand(len(noise), 1, p.horizon).masked_fill(given_at[:, None], 0.0)
         velocities.append(run.velocity(x, network.modulation(time)))
         return velocities[-1]
 

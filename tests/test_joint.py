@@ -83,8 +83,7 @@ def test_promised_actions_are_shown_clean():
 
 
 def test_delays_are_drawn_in_training_only():
-    made = network("pi06")
-    object.__setattr__(made.preset, "trained_delay", 3)
+    made = network("pi06", trained_delay=3)
     found = inputs(made)
     full = made.preset.horizon * made.preset.action_dim
     with torch.no_grad():
@@ -144,8 +143,35 @@ def test_bad_batches_are_told_in_one_line():
         ({"fast_ids": torch.full((BATCH, 3), 32)}, "fast: expected ids below 32, got 32"),
         ({"state": found["state"][:, :2]}, r"state: expected a state of shape \(B, 6, 5\)"),
         ({"history": {"state": found["history"]["state"][:, :2]}}, "state: expected a history of shape"),
+        ({"prompt_ids": torch.ones(BATCH, 3)}, "prompt: expected whole numbers as ids, got torch.float32"),
+        (
+            {"there": {"response": torch.ones(BATCH)}},
+            "response: expected .* bool as there, got torch.float32",
+        ),
+        ({"subgoals": {"camera0": image}}, r"subgoals.camera0: expected pictures of shape \(B, 56, 56, 3\)"),
         ({"prompt_ids": None}, "prompt: expected 'prompt_ids', got none"),
+        ({"response_ids": torch.ones(BATCH, 7).long()}, r"response: expected ids of shape \(B, up to 6\)"),
+        ({"metadata_ids": torch.ones(BATCH, 6).long()}, r"metadata: expected ids of shape \(B, up to 5\)"),
+        (
+            {"history": {"camera0": found["history"]["camera0"][:, :2]}},
+            r"camera0: expected a history of shape \(3, 6\), got \(3, 2\)",
+        ),
+        ({"images": {"camera9": image}}, "images: expected cameras of camera0, camera1, got 'camera9'"),
+        ({"subgoals": {"side": image[:, 0]}}, "subgoals: expected cameras of camera0, camera1, got 'side'"),
+        ({"images": dict.fromkeys(found["images"])}, "images: expected some of camera0, camera1, got none"),
+        ({"actions": found["actions"][:, :2]}, r"actions: expected shape \(B, 6, 4\), got \(3, 2, 4\)"),
+        ({"actions": found["actions"][..., :2]}, r"actions: expected shape \(B, 6, 4\), got \(3, 6, 2\)"),
     ):
         with pytest.raises(UserError, match=words) as error:
             joint.losses(made, changed(found, **change))
         assert "\n" not in str(error.value)
+
+
+def test_a_planners_texts_that_are_too_long_are_told():
+    made = network("pi07_planner")
+    found = inputs(made)
+    for name, most in (("prompt", 10), ("memory", 6), ("response", 6)):
+        ids = torch.ones(BATCH, most + 1, dtype=torch.long)
+        words = rf"{name}: expected ids of shape \(B, up to {most}\), got \(3, {most + 1}\)"
+        with pytest.raises(UserError, match=words):
+            joint.losses(made, changed(found, **{f"{name}_ids": ids}))

@@ -317,6 +317,10 @@ def test_normaliser():
     x = torch.tensor([[3.0, 2.5, 0.5]])
     assert norm(x)[0, 0] == 1 and norm(x)[0, 1] == 0.5  # nothing divided by a range of nothing
     torch.testing.assert_close(norm.inverse(norm(x)), x)
+    published = Normaliser(2, narrow=0.0)  # openpi: (x - q01) / (q99 - q01 + 1e-6) * 2 - 1
+    published.set_quantiles([0.5, -2.0], [0.5, 4.0])
+    torch.testing.assert_close(published(torch.tensor([0.5, 1.0])), torch.tensor([-1.0, 0.0]))
+    torch.testing.assert_close(published.inverse(torch.tensor([-1.0, 1.0])), torch.tensor([0.5, 4.0]))
     with pytest.raises(ValueError):
         norm.set_quantiles([0, 1], [1, 2])
 

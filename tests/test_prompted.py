@@ -12,10 +12,11 @@ from transformers import PreTrainedTokenizerFast
 
 from agent.loop import Agent
 from agent.prompted import PromptedPolicy
+from backbone import checkpoint, family
 from backbone.errors import UserError
 from backbone.network import Network
 from backbone.observation import History, Observation
-from backbone.prompts import PROMPTS, metadata_words, prompt, prompt_ids, state_words
+from backbone.prompts import PROMPTS, metadata_ids, metadata_words, prompt, prompt_ids, state_words
 from backbone.reader import fit
 from backbone.words import Words
 from steersman.cli import main
@@ -27,8 +28,7 @@ TEXTS = (
 LENGTHS = {"prompt": 170, "response": 14, "metadata": 9, "memory": 9}
 
 
-@pytest.fixture(scope="module")
-def words() -> Words:
+def some_words() -> Words:
     """Words, single digits and marks, as a Hugging Face tokenizer."""
     vocabulary = [
         "<pad>",
@@ -45,10 +45,13 @@ def words() -> Words:
     return Words(PreTrainedTokenizerFast(tokenizer_object=model, **marks))
 
 
+@pytest.fixture(scope="module")
+def words() -> Words:
+    return some_words()
+
+
 def network(name: str, seed: int = 0) -> Network:
     torch.manual_seed(seed)
-    from backbone import family
-
     made = Network(family.build(name, True, **LENGTHS))
     with torch.no_grad():
         for parameter in made.parameters():
@@ -70,23 +73,76 @@ def observation(seed: int = 0, instruction: str = "put the red block in bin") ->
 # --- prompts -----------------------------------------------------------------------------------------------
 
 
-def test_prompts_are_literal():
+LITERAL = {  # as the public code has them: of a task, three numbers of state and a past memory
+    "openpi": "Task: pick it up, State: 0 128 255;\nAction: ",
+    "lerobot_0.4": f"Task: pick it up, State: 0 128 255{' 128' * 29};\nAction: ",
+    "openpi_libero": "pick it up\0\n",
+    "lerobot_memory": "Task: pick it up;\nAction: ",
+    "opentau_pi05": f"Task: pick it_up\n, State: 0 128 255{' 128' * 29};\n",
+    "opentau_pi05_continuous": "Task: pick it_up\n, ",
+    "opentau_pi06": f"Task: pick it_up\n<eos>State: 0 128 255{' 128' * 29}<eos>Actions:",
+    "opentau_pi06_subtask": f"Task: pick it_up\n<eos>State: 0 128 255{' 128' * 29}<eos>Response:",
+    "opentau_pi07": "Task: pick it_up\n, ",
+    "opentau_pi07_planner": f"Task: pick it_up\n, Past Memory: did a, State: 0 128 255{' 128' * 29}, ",
+    "opentau_pi07_paligemma": "Task: pick it_up\n, ",
+    "opentau_pi07_paligemma_planner": "the planner's",
+    "opentau_pi05_mem": "Task: pick it_up\n<eos>Actions:",
+}
+LITERAL["opentau_pi07_paligemma_planner"] = LITERAL["opentau_pi07_planner"]
+RESPONSES = {
+    "opentau_pi05": "go<eos>;\n", "opentau_pi06_subtask": "go<eos>Actions:", "opentau_pi07": "Subtask: go, ",
+    "opentau_pi07_planner": "go<eos>", "opentau_pi07_paligemma": "Subtask: go",
+    "opentau_pi07_paligemma_planner": "go<eos>",
+}  # fmt: skip
+
+
+class Letters:
+    """Takes a text apart and puts it together, so that what a network is told can be read."""
+
+    def encode(self, text: str, begin: bool = False) -> list[int]:
+        return [1] * begin + [ord(letter) for letter in text]
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts_are_literal(name):
+    how, state = PROMPTS[name], np.array([-1.0, 0.0, 0.999])
+    ids = prompt_ids(how, Letters(), 500, "pick it_up\n", state, "did a")
+    assert ids[0] == 1 and "".join(map(chr, ids[1:])) == LITERAL[name]
+    assert name not in RESPONSES or how.response.format(text="go") == RESPONSES[name]
+
+
+def test_states_are_literal():
     state = np.array([-1.0, 0.0, 0.999, -1.5, 1.5])
     assert state_words(state, PROMPTS["openpi"]) == "0 128 255 -1 255"
     assert state_words(state, PROMPTS["opentau_pi05"]).startswith("0 128 255 0 255 128 128")
-    assert len(state_words(state, PROMPTS["lerobot_0.4"]).split()) == 32
     edge = np.linspace(-1, 1, 257)[:-1]
     assert state_words(edge, PROMPTS["openpi"]) == " ".join(map(str, range(256)))
-    made = PROMPTS["openpi"].template.format(task="pick", state="1 2", memory="")
-    assert made == "Task: pick, State: 1 2;\nAction: "
-    assert metadata_words({}) == ""
-    assert metadata_words({"fps": 20, "speed": 30}) == "Metadata: Speed: 30,  FPS: 20, "
+    values = torch.rand(32, generator=torch.Generator().manual_seed(0)) * 2.4 - 1.2
+    theirs = ((values.clamp(-1, 1) + 1) * 128).long().clamp(0, 255).tolist()  # OpenTau's formula
+    assert state_words(values.numpy(), PROMPTS["opentau_pi07_planner"]) == " ".join(map(str, theirs))
     with pytest.raises(UserError, match="prompt: expected one of openpi, lerobot_0.4"):
         prompt("pi99")
-    with pytest.raises(UserError, match="at most 32 dimensions"):
+    with pytest.raises(UserError, match="at most 32 dimensions, got 40"):
         state_words(np.zeros(40), PROMPTS["lerobot_0.4"])
-    with pytest.raises(UserError, match="metadata: expected some of speed"):
+
+
+def test_metadata_is_literal():
+    assert metadata_words({}) == ""
+    assert metadata_words({"fps": 20, "speed": 30}) == "Metadata: Speed: 30,  FPS: 20, "
+    said = {"speed": 30, "quality": 5, "mistake": False, "robot": "arm", "fps": 20, "control": "ee"}
+    whole = "Metadata: Speed: 30,  Quality: 5,  Mistake: False,  Robot: arm,  FPS: 20,  Control: ee, "
+    assert metadata_words(said, PROMPTS["opentau_pi07"]) == whole
+    floats = whole.replace("30,", "30.0,").replace(" 5,", " 5.0,")
+    assert metadata_words(said, PROMPTS["opentau_pi07_paligemma"]) == floats
+    planner, letters = PROMPTS["opentau_pi07_paligemma_planner"], Letters()
+    short = "Metadata: Speed: 30,  Quality: 5,  Mistake: False,  FPS: 20, "
+    assert metadata_ids(planner, letters, said) == letters.encode(short, begin=True)
+    assert metadata_ids(planner, letters, {}) == letters.encode("Metadata: ", begin=True)
+    assert metadata_ids(PROMPTS["opentau_pi07"], letters, {"speed": None, "robot": ""}) == []
+    with pytest.raises(UserError, match="metadata: expected some of speed, quality, .*, got 'mood'"):
         metadata_words({"mood": "good"})
+    with pytest.raises(UserError, match="metadata: expected numbers, got speed 'fast'"):
+        metadata_words({"speed": "fast"}, PROMPTS["opentau_pi07_paligemma"])
 
 
 def test_a_long_memory_never_pushes_the_state_out(words):
@@ -246,6 +302,23 @@ def test_from_disk(words, tmp_path):
     rough, exact = (p.act(observation(), "red").actions for p in (half, again))
     assert 0 < np.abs(rough - exact).max() < 0.3 * np.abs(exact).max(), "it runs in bfloat16, nearly alike"
     assert np.isfinite(half.plan(observation()).margin)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_saved_and_loaded_bit_by_bit(words, tmp_path, dtype):
+    made = policy("pi07", words, "opentau_pi07")
+    checkpoint.cast(made.network, dtype)
+    made.save_pretrained(tmp_path / "whole")
+    checkpoint.save(tmp_path / "sharded", made.network, None, about=made.about, shard=40_000)
+    words.save(tmp_path / "sharded")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 2
+    ours = made.network.state_dict()
+    for name in ("whole", "sharded"):
+        again = PromptedPolicy.from_pretrained(tmp_path / name, dtype=dtype).network
+        assert again.preset == made.network.preset
+        for key, tensor in again.state_dict().items():
+            assert tensor.dtype == ours[key].dtype and torch.equal(tensor, ours[key]), key
+    assert again.text.table.weight.dtype == dtype and again.decoder.norm.weight.dtype == torch.float32
 
 
 def test_converted_with_a_tokenizer(words, tmp_path):
