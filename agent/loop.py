@@ -93,9 +93,9 @@ class Agent:
         device: str = "cpu",
     ) -> Agent:
         """The shipped agent ("nano") or one from a directory. UserError if it is absent or does not fit."""
-        from agent.policy import Policy  # late: the loop itself needs no torch
+        from agent.policy import load  # late: the loop itself needs no torch
 
-        return cls(Policy.from_pretrained(checkpoint, device=device), planner=planner, execute=execute)
+        return cls(load(checkpoint, device), planner=planner, execute=execute)
 
     def reset(self, instruction: str, seed: int = 0) -> None:
         """Start an episode; the same seed and observations give the same actions.
