@@ -7,6 +7,7 @@ step): resuming needs no state but the step.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from training.lerobot import LeRobotDataset
 
 AHEAD = 4.0  # seconds that a subgoal's picture lies ahead, at most
 SEGMENT_END = 0.25  # share of subgoals that show the end of the subtask
+MOST_APART = 0.1  # of a dataset's episodes are held out, or none: a few episodes have none to spare
 
 Batch = dict[str, object]
 
@@ -64,6 +66,8 @@ class Frames:
         self.subgoals = any(s.source.startswith("subgoals.") for s in layout.segments)
         apart = bool(self.written) or reader.told is not None  # a subtask has a place of its own
         self._task = "task" if apart else how.told
+        # A copy: the network's own may be on a device, and busy.
+        self._action_norm = copy.deepcopy(reader.network.action_norm).cpu() if preset.expert else None
         self.knows_subtask = apart or how.told == "subtask"
         self._check()
 
@@ -158,6 +162,12 @@ class Frames:
     def actions(self, dataset: LeRobotDataset, row: int) -> tuple[np.ndarray, np.ndarray]:
         return chunk_at(dataset, row, self.horizon, not self.knows_subtask)
 
+    def scaled(self, chunks: np.ndarray) -> np.ndarray:
+        """Chunks (B, H, A) in robot units -> what FAST writes: normalised, within [-1, 1]."""
+        spare = self.reader.network.preset.action_dim - chunks.shape[-1]
+        wide = self._action_norm(F.pad(torch.from_numpy(chunks), (0, spare)))
+        return wide[..., : chunks.shape[-1]].clamp(-1, 1).numpy()
+
     def inputs(
         self, dataset: LeRobotDataset, row: int, rng: np.random.Generator, train: bool = False
     ) -> dict:
@@ -206,11 +216,6 @@ class PromptedSampler:
         self.frames, self.fast, self.seed, self.process, self.held = frames, fast, seed, process, held
         self.preset = frames.reader.network.preset
         self.places = places(frames.datasets, held)
-        if self.preset.expert:
-            network = frames.reader.network
-            self._low, self._high = (b.detach().cpu().clone() for b in network.action_norm.buffers())
-            self.action_norm = type(network.action_norm)(self.preset.action_dim)
-            self.action_norm.set_quantiles(self._low, self._high)
         self._pool = ThreadPoolExecutor(threads) if threads > 0 else None
 
     def batch(self, step: int, size: int) -> Batch:
@@ -245,8 +250,7 @@ class PromptedSampler:
         out["dims"] = torch.full((len(drawn),), dims)
         if self.fast is not None:
             length = self.frames.reader.network.layout["fast"].length
-            scaled = self.action_norm(out["actions"])[..., :dims].clamp(-1, 1)
-            ids, real, _ = self.fast.pad(self.fast.encode(scaled.numpy()), length)
+            ids, real, _ = self.fast.pad(self.fast.encode(self.frames.scaled(np.stack(chunks))), length)
             out["fast_ids"] = torch.from_numpy(ids)
             out["fast_there"] = torch.from_numpy(real) & known.all(1)[:, None]  # tokens are of whole chunks
         return out
@@ -278,7 +282,7 @@ def places(datasets: Sequence[LeRobotDataset], held: bool) -> np.ndarray:
     found = []
     for which, dataset in enumerate(datasets):
         apart = np.array([held_out(f"{dataset.name}/{n}") for n in dataset.numbers])
-        apart &= not apart.all()  # a dataset of a few episodes may have none to spare
+        apart &= apart.mean() <= MOST_APART
         rows = np.flatnonzero(apart[dataset.episode] == held)
         found.append(np.stack([np.full(len(rows), which), rows], 1))
     return np.concatenate(found)
