@@ -72,7 +72,7 @@ class Reader:
         now = self._norm(state[-1].to(device))[: self.state_dim].cpu().numpy()
         texts = {"prompt": prompt_ids(self.how, self.words, self.lengths["prompt"], instruction, now, memory)}
         if self.told is not None and subtask:
-            texts["response"] = self.words.encode(self.how.response.format(text=subtask))
+            texts["response"] = self.told_ids(subtask)
         metadata = {**self.metadata, **observation.metadata}
         if "metadata" in self.lengths and metadata:
             texts["metadata"] = self.words.encode(metadata_words(metadata))
@@ -86,6 +86,10 @@ class Reader:
         left out.
         """
         return self._fitting(name, [self.words.bos, *self.words.encode(text), self.words.eos], text)
+
+    def told_ids(self, subtask: str) -> list[int]:
+        """The ids of a subtask that the network is told by another. UserError if it does not fit."""
+        return self._fitting("response", self.words.encode(self.how.response.format(text=subtask)), subtask)
 
     @property
     def device(self) -> torch.device | str:

@@ -7,7 +7,9 @@ from functools import partial
 
 import numpy as np
 import pytest
+import test_prompted
 import torch
+from test_convert import published, write
 from test_lerobot import write_set
 
 from agent.loop import Agent
@@ -28,6 +30,7 @@ from training.loop import Config, Trainer
 from training.samples import PromptedSampler
 
 torch.set_num_threads(1)
+words = test_prompted.words  # the fixture
 MEMBERS = ("pi05", "pi05_subtask", "pi06", "pi07", "pi07_planner")
 MEMBERS += ("pi07_paligemma", "pi07_paligemma_planner", "pi05_mem")
 
@@ -64,22 +67,23 @@ def test_a_network_is_trained_on_what_it_will_be_shown(name, dataset, tmp_path):
     trainer = run(dataset, tmp_path / "run", name, metadata=metadata)
     trainer.save()
     policy, frames = load(tmp_path / "run/policy"), trainer.course.frames
-    data, memory = frames.datasets[0], "remembered"
+    data, words = frames.datasets[0], policy.reader.words
     history = History(policy.network.preset.cameras[0][1].frames, policy.about["history_interval"])
     for row in range(14):
         images = {camera: data.images(camera, [row])[0] for camera in ("front", "wrist")}
         seen = history.add(Observation(images, data.state[row], data.task[row]))
+        subtask = frames.subtask(data, row)
         trained = frames.inputs(data, row, np.random.default_rng(row))
         lag = int(np.random.default_rng(row).integers(1, 13))
-        memory = data.memory[row - lag] if row >= lag else ""
-        goals = {camera: trained["subgoals"][f"camera{k}"][0] for k, camera in enumerate(images)
-                 if trained["subgoals"]}  # fmt: skip
-        acting = policy.reader.inputs(seen, data.task[row], memory, frames.subtask(data, row))
-        assert bool(goals) == name.startswith("pi07") and "planner" not in name or not goals
-        wrote = {f"{s}_ids": trained.pop(f"{s}_ids") for s in frames.written}
+        acting = policy.reader.inputs(
+            seen, data.task[row], data.memory[row - lag] if row >= lag else "", subtask
+        )
+        for part in frames.written:  # what is learnt is what is written, and read by a controller
+            text = subtask if part == "response" else data.memory[row]
+            ids = [words.bos, *words.encode(text), words.eos]
+            assert trained.pop(f"{part}_ids").tolist() == [ids]
+        assert bool(trained["subgoals"]) == (name in ("pi07", "pi07_paligemma"))
         same({**trained, "subgoals": {}}, acting)
-        for ids in wrote.values():  # what is learnt is what is written: from <bos> to <eos>
-            assert (ids[0, 0], ids[0, -1]) == (policy.reader.words.bos, policy.reader.words.eos)
     assert "metadata_ids" in acting or "metadata" not in policy.reader.lengths
     assert "camera2" not in policy.reader.cameras
 
@@ -225,6 +229,32 @@ def test_from_a_checkpoint(dataset, tmp_path):
     assert torch.equal(second.bare.action_norm.low, first.bare.action_norm.low)
 
 
+def test_from_published_weights(tmp_path, words):
+    """Converted with a tokenizer, then trained on somebody's videos with a given FAST tokenizer."""
+    words.save(tmp_path / "words")
+    source = write(tmp_path / "src", published("pi07")[1])
+    out = tmp_path / "converted"
+    options = ["--preset", "pi07_tiny", "--tokenizer", str(tmp_path / "words"), "--dtype", "float32"]
+    assert main(["convert", str(source), str(out), *options]) == 0
+    rng = np.random.default_rng(0)
+    FAST.fit(rng.uniform(-1, 1, (40, 6, 2)), scale=2, size=32).save(tmp_path / "fast")
+    more = {"preset": None, "init": str(out), "datasets": (str(write_set(tmp_path / "set", video=True)),)}
+    more |= {"steps": 1, "batch": 2, "precision": "no", "out": tmp_path / "run", "fast": tmp_path / "fast"}
+    trainer = Trainer(Config(**more))
+    state_word = trainer.bare.layout["state_word"]
+    assert list(state_word.ids) == words.encode("State: ") and trainer.course.learning_rate == 2.5e-5
+    trainer.run()
+    policy = PromptedPolicy.from_pretrained(tmp_path / "run/policy")
+    assert policy.about["dims"] == {"state": 2, "actions": 2} and policy.about["source"] == str(source)
+    assert policy.about["history_interval"] == 10, "a second"
+    seen = Observation({"top": np.zeros((64, 64, 3), np.uint8)}, np.zeros(2, np.float32), "wipe the table")
+    assert policy.act(seen, "wipe").actions.shape == (6, 2)
+    with pytest.raises(UserError, match="--keep-normalisation of .*: expected datasets with"):
+        Trainer(Config(**(more | {"keep_normalisation": True, "out": tmp_path / "other"})))
+    with pytest.raises(UserError, match="expected --preset pi07_tiny, as .* is, got pi06_tiny"):
+        Trainer(Config(**(more | {"preset": "pi06_tiny"})))
+
+
 def test_the_flow_teaches_the_backbone_where_nothing_else_does(dataset, tmp_path):
     for name, alone in (("pi05", True), ("pi06", False)):
         trainer = run(dataset, tmp_path / name, name)
@@ -239,7 +269,7 @@ def test_the_flow_teaches_the_backbone_where_nothing_else_does(dataset, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "said"),
     [
         ({"datasets": None}, "expected --datasets, the paths of LeRobot v3 datasets, got none"),
         ({"planner_batch": 3}, "--planner-batch does not apply to 'pi05_subtask_tiny', got 3"),
@@ -257,10 +287,10 @@ def test_the_flow_teaches_the_backbone_where_nothing_else_does(dataset, tmp_path
         ({"tokenizer": "./nowhere"}, "tokenizer: './nowhere' cannot be loaded"),
     ],
 )
-def test_mistakes_are_told_in_one_line(changes, words, dataset, tmp_path):
+def test_mistakes_are_told_in_one_line(changes, said, dataset, tmp_path):
     settings = {"preset": "pi05_subtask_tiny", "datasets": (str(dataset),), "steps": 1, "out": tmp_path}
     settings["precision"] = "no"
-    with pytest.raises(UserError, match=words) as error:
+    with pytest.raises(UserError, match=said) as error:
         Trainer(Config(**(settings | changes)))
     assert "\n" not in str(error.value)
 

@@ -16,7 +16,7 @@ class Config:
     """A training run. Give `minutes` or `steps` (whichever is over first ends it).
 
     Args:
-        out: where the run lives; a run that is there already is resumed.
+        out: where the run lives, runs/PRESET by default; a run that is there already is resumed.
         preset: the network, by name: nano (also without a word), nano_flat (no planner: the instruction in
             the subtask's place), or one of the pi family (pi05_subtask, pi07_tiny, ...).
         init: a checkpoint to start from (a directory or name) instead of random weights. For nano one of
@@ -52,7 +52,8 @@ class Config:
         prompt: pi: how it is told things (openpi, opentau_pi05, ...); the checkpoint's or preset's usual one.
         fast: pi: a FAST tokenizer's directory; by default the checkpoint's, or one fitted on the datasets.
         history_interval: pi: frames between two moments of a history; by default a second.
-        told: pi: what a controller without a place for a subtask reads: the "task" or the "subtask".
+        told: pi: what a controller without a place for a subtask reads: the "task" (also without
+            a word) or the "subtask".
         grounded: pi: whether subtasks carry their place as <locNNNN>; by default if they can.
         metadata: pi: what all the data has in common (robot panda control joint).
         keep_normalisation: pi: that of the checkpoint instead of the datasets'.
@@ -66,7 +67,7 @@ class Config:
         dropout: pi: inputs that are left out at random.
     """
 
-    out: Path = Path("runs/nano")
+    out: Path | None = None
     preset: str | None = None
     init: str | None = None
     minutes: float | None = None
@@ -106,7 +107,7 @@ class Config:
     prompt: str | None = None
     fast: Path | None = None
     history_interval: int | None = None
-    told: Literal["task", "subtask"] = "task"
+    told: Literal["task", "subtask"] | None = None
     grounded: bool | None = None
     metadata: dict[str, str] | None = None
     keep_normalisation: bool = False
@@ -120,6 +121,8 @@ class Config:
     dropout: Dropout = field(default_factory=Dropout)
 
     def __post_init__(self):
+        if self.out is None:
+            object.__setattr__(self, "out", Path("runs") / (self.preset or "nano"))
         if self.minutes is None and self.steps is None:
             raise UserError("train: expected --minutes or --steps, got neither")
         if self.planner_weight <= 0 and self.controller_weight <= 0:

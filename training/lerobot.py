@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -58,7 +59,7 @@ class LeRobotDataset:
 
     state (N, D), action (N, A) float32 and None where there are none; timestamp (N,) seconds in the episode;
     episode (N,) counts from 0 and begins at row `first[episode]`; `numbers` are the episodes' own. task,
-    subtask and memory are `Texts`, or None; target (N, 2), driver (N,) or None; metadata {field: (N,)}.
+    subtask and memory are `Texts`, or None; target (N, 2), driver (N,) or None; metadata {field: N values}.
     UserError tells in a line what cannot be read.
     """
 
@@ -134,61 +135,19 @@ class LeRobotDataset:
     # --- rows -----------------------------------------------------------------------------------------------
 
     def _read_rows(self) -> None:
-        wanted = (
-            "episode_index",
-            "timestamp",
-            "frame_index",
-            "task_index",
-            "subtask_index",
-            "memory",
-            "target",
-        )
-        wanted += ("driver", "observation.state", "action", "language_persistent", *FIELDS)
-        places = [(e["data/chunk_index"], e["data/file_index"]) for e in self._episodes]
-        known = {e["episode_index"] for e in self._episodes}
-        parts: dict[str, list[Any]] = {}
-        self._files: list[Path] = []
-        origin, numbers = [], []  # of each row: file, row in it; its episode
-        for chunk, file in dict.fromkeys(places):
-            path = self.root / self.info["data_path"].format(chunk_index=chunk, file_index=file)
-            there = _schema(path).names
-            for name in ("episode_index", "timestamp"):
-                self._need(name, there, path)
-            table = _read(path, [n for n in wanted if n in there])
-            number = _numbers(table["episode_index"], path)[:, 0]
-            keep = np.isin(number, list(known))
-            for name in table.column_names:
-                column = table[name].filter(pa.array(keep))
-                text = name in ("memory", "language_persistent") or pa.types.is_string(column.type)
-                parts.setdefault(name, []).append(
-                    column.to_pylist() if text else _numbers(column, path, name)
-                )
-            origin.append(np.stack([np.full(keep.sum(), len(self._files)), np.flatnonzero(keep)], 1))
-            numbers.append(number[keep])
-            self._files.append(path)
-        number, origin = np.concatenate(numbers), np.concatenate(origin)
-        frame = parts.get("frame_index") or parts["timestamp"]
-        order = np.lexsort((np.concatenate(frame)[:, 0], number))
-        self._origin = origin[order]
-        shown, self.first, self.episode = np.unique(number[order], return_index=True, return_inverse=True)
-        self.first = np.append(self.first, len(order))
-        self.numbers = shown.astype(int)
-        by_number = {e["episode_index"]: e for e in self._episodes}
-        self._episodes = [by_number[n] for n in self.numbers]
+        table = self._table()
+        number, frame = (_numbers(table[name], name)[:, 0] for name in ("episode_index", "timestamp"))
+        table = table.take(np.lexsort((frame, number)))
 
         def column(name: str, dtype: type = np.float32) -> np.ndarray | None:
-            if name not in parts or len(parts[name]) != len(self._files):
-                return None
-            return np.concatenate(parts[name])[order].astype(dtype)
+            return _numbers(table[name], name).astype(dtype) if name in table.column_names else None
 
-        def texts(name: str) -> list | None:
-            if name not in parts or len(parts[name]) != len(self._files):
-                return None
-            every = [value for part in parts[name] for value in part]
-            return [every[k] for k in order]
-
-        if not len(order):
-            raise UserError(f"dataset: expected some frames in {self.root}, got none")
+        self._origin = np.concatenate([column("file", int), column("place", int)], 1)
+        places = np.unique(column("episode_index", int), return_index=True, return_inverse=True)
+        self.numbers, first, episode = places
+        self.first, self.episode = np.append(first, len(table)), episode.ravel()
+        by_number = {e["episode_index"]: e for e in self._episodes}
+        self._episodes = [by_number[n] for n in self.numbers]
         self.timestamp = column("timestamp", np.float64)[:, 0]
         self.state, self.action = column("observation.state"), column("action")
         for name, values in (("observation.state", self.state), ("action", self.action)):
@@ -196,19 +155,41 @@ class LeRobotDataset:
                 raise UserError(f"dataset: expected finite numbers in '{name}' of {self.root}, got others")
         self.task = self._said("task_index", column("task_index", np.int64), "tasks.parquet")
         self.subtask = self._said("subtask_index", column("subtask_index", np.int64), "subtasks.parquet")
-        memory = texts("memory")
-        self.memory = None if memory is None else Texts.of(memory)
+        self.memory = Texts.of(table["memory"].to_pylist()) if "memory" in table.column_names else None
         self.target, driver = column("target"), column("driver", np.int64)
         self.driver = None if driver is None else driver[:, 0]
-        self.metadata = {}
-        for name in FIELDS:
-            if name in parts:
-                numeric = isinstance(parts[name][0], np.ndarray)
-                self.metadata[name] = column(name)[:, 0] if numeric else np.array(texts(name), object)
-        persistent = texts("language_persistent")
-        if persistent is not None:
-            self.subtask = self.subtask or self._spoken(persistent, "subtask")
-            self.memory = self.memory or self._spoken(persistent, "memory")
+        self.metadata = {name: table[name].to_pylist() for name in FIELDS if name in table.column_names}
+        if "language_persistent" in table.column_names:  # the same in every row of an episode
+            spoken = table["language_persistent"].take(first).to_pylist()
+            self.subtask = self.subtask or self._spoken(spoken, "subtask")
+            self.memory = self.memory or self._spoken(spoken, "memory")
+
+    def _table(self) -> pa.Table:
+        """The columns that are read now, of the episodes that meta/ knows, and where each row lies."""
+        wanted = {"episode_index", "timestamp", "task_index", "subtask_index", "memory", "target", "driver"}
+        wanted |= {"observation.state", "action", "language_persistent", *FIELDS}
+        places = [(e["data/chunk_index"], e["data/file_index"]) for e in self._episodes]
+        self._files: list[Path] = []
+        tables = []
+        for chunk, file in dict.fromkeys(places):
+            path = self.root / self.info["data_path"].format(chunk_index=chunk, file_index=file)
+            there = _schema(path).names
+            for name in ("episode_index", "timestamp"):
+                if name not in there:
+                    raise UserError(f"dataset: expected a column '{name}' in {path}, found none")
+            table = _read(path, [name for name in there if name in wanted])
+            table = table.append_column("file", pa.array(np.full(len(table), len(self._files))))
+            tables.append(table.append_column("place", pa.array(np.arange(len(table)))))
+            self._files.append(path)
+        try:
+            table = pa.concat_tables(tables, promote_options="default")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise UserError(f"dataset: the files of {self.root} do not have the same columns") from error
+        known = pa.array([e["episode_index"] for e in self._episodes], pa.int64())
+        table = table.filter(pc.is_in(table["episode_index"].cast(pa.int64()), known))
+        if not len(table):
+            raise UserError(f"dataset: expected some frames in {self.root}, got none")
+        return table
 
     def _said(self, name: str, ids: np.ndarray | None, file: str) -> Texts | None:
         known = self._names(file, name)
@@ -223,17 +204,15 @@ class LeRobotDataset:
         place[table] = np.arange(len(table))
         return Texts(tuple(known[i] for i in table), np.where(ids >= 0, place[ids], -1).astype(np.int32))
 
-    def _spoken(self, rows: list, style: str) -> Texts | None:
-        """Of a style of LeRobot's language column, what was said last at each frame."""
-        said = []
-        for row, now in zip(rows, self.timestamp, strict=True):
-            heard = [x for x in row or () if x.get("style") == style and x["timestamp"] <= now + 1e-4]
-            said.append(max(heard, key=lambda x: x["timestamp"])["content"] if heard else None)
+    def _spoken(self, spoken: list, style: str) -> Texts | None:
+        """Of a style of LeRobot's language column, what was said last at each frame. spoken: by episode."""
+        said: list[str | None] = []
+        for episode, rows in enumerate(spoken):
+            heard = sorted((x["timestamp"], x["content"]) for x in rows or () if x.get("style") == style)
+            now = self.timestamp[self.first[episode] : self.first[episode + 1]]
+            last = np.searchsorted([time for time, _ in heard], now + 1e-4, side="right") - 1
+            said += [heard[k][1] if k >= 0 else None for k in last]
         return Texts.of(said) if any(said) else None
-
-    def _need(self, name: str, there: Iterable[str], path: Path) -> None:
-        if name not in there:
-            raise UserError(f"dataset: expected a column '{name}' in {path}, found none")
 
     # --- pictures -------------------------------------------------------------------------------------------
 
@@ -303,14 +282,13 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     return pq.ParquetFile(path).read(columns)
 
 
-def _numbers(column: pa.ChunkedArray, path: Path, name: str = "") -> np.ndarray:
-    """A numeric column as (T, D). UserError where rows differ in length."""
+def _numbers(column: pa.ChunkedArray, name: str) -> np.ndarray:
+    """A numeric column as (T, D). UserError where rows differ in length or lack it."""
     array = column.combine_chunks()
-    array = array.storage if isinstance(array, pa.ExtensionArray) else array
     length = len(array)
     try:
         while pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type):
             array = array.flatten()
-        return array.to_numpy(zero_copy_only=False).reshape(length, -1 if length else 1)
-    except (ValueError, pa.ArrowInvalid) as error:
-        raise UserError(f"dataset: '{name}' of {path} is no table of numbers ({error})") from error
+        return array.to_numpy(zero_copy_only=False).reshape(length, -1).astype(np.float64)
+    except (ValueError, TypeError, pa.ArrowInvalid) as error:
+        raise UserError(f"dataset: column '{name}' is no table of numbers ({error})") from error

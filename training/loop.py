@@ -230,7 +230,7 @@ class Trainer:
             return  # the last one is not through yet
         out = self.config.out / f"evaluate/step-{self.step:07d}"
         self.export(out / "policy")
-        planner = "learned" if self.bare.layout.writes_plans else "none"
+        planner = "learned" if self.bare.layout.inference.writes_plans else "none"
         episodes = self.config.evaluate_episodes
         self.evaluation = Evaluation(out / "policy", out, self.step, episodes, planner=planner)
 

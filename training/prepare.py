@@ -51,7 +51,7 @@ def own_words(datasets: Sequence[LeRobotDataset], metadata: Mapping[str, object]
     for dataset in datasets:
         for said in (dataset.task, dataset.subtask, dataset.memory):
             texts += said.table if said else ()
-        texts += [str(v) for values in dataset.metadata.values() for v in np.unique(values.astype(str))]
+        texts += {str(v) for values in dataset.metadata.values() for v in values}
     return vocabulary(texts)
 
 
@@ -60,7 +60,8 @@ def reading(config: Config, about: Mapping, datasets: Sequence[LeRobotDataset], 
     metadata = config.metadata or about.get("metadata") or {}
     metadata_words(metadata)  # an unknown field is a mistake
     placed, known = any(d.target is not None and (d.target >= 0).any() for d in datasets), knows_places(words)
-    grounded = config.grounded if config.grounded is not None else placed and known
+    grounded = placed and known and about.get("grounded", True)
+    grounded = grounded if config.grounded is None else config.grounded
     if grounded and not (placed and known):
         lack = "a tokenizer that knows <loc0000>" if placed else "a dataset with a column 'target'"
         raise UserError(f"train: --grounded needs {lack}, got none")
@@ -69,8 +70,8 @@ def reading(config: Config, about: Mapping, datasets: Sequence[LeRobotDataset], 
     interval = interval if config.history_interval is None else config.history_interval
     if interval < 1:
         raise UserError(f"train: expected a --history-interval of at least 1, got {interval}")
-    c = config
-    return Reading(interval, c.told, grounded, metadata, c.dropout, c.jitter, c.z_weight)
+    c, told = config, config.told or about.get("told", "task")
+    return Reading(interval, told, grounded, metadata, c.dropout, c.jitter, c.z_weight)
 
 
 def tiny_preset(

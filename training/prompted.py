@@ -45,6 +45,8 @@ class PromptedCourse:
             raise UserError(f"train: --sizes are those of a tiny network from scratch, got '{name}'")
         if config.keep_normalisation and start is None:
             raise UserError("train: --keep-normalisation needs a checkpoint (--init), got none")
+        if config.evaluate_minutes and "planner" in name:
+            raise UserError(f"train: --evaluate-minutes needs a network that acts, got '{name}'")
         self.datasets = prepare.open_datasets(config.datasets)
         if any(d.state is None for d in self.datasets):
             raise UserError(f"dataset: '{name}' needs a column 'observation.state', got none")

@@ -98,6 +98,9 @@ class Frames:
         for name in self.written:
             for text in self.texts(name):
                 ids += reader.written(name, text)
+        if reader.told is not None:
+            for text in self.texts("response"):
+                ids += reader.told_ids(text)
         if max(ids) >= most:
             raise UserError(f"tokenizer: expected ids below {most}, got {max(ids)}")
 
