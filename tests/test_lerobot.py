@@ -116,6 +116,15 @@ def test_what_else_a_dataset_may_know(tmp_path):
     assert dataset.driver is None and dataset.target is None
 
 
+def test_lerobots_own_copies_are_found_by_name(tmp_path, monkeypatch):
+    write_set(tmp_path / "somebody/wiping")
+    monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path))
+    dataset = LeRobotDataset("somebody/wiping")
+    assert (dataset.name, len(dataset)) == ("wiping", sum(LENGTHS))
+    with pytest.raises(UserError, match="expected a LeRobot v3 dataset in nowhere, found no"):
+        LeRobotDataset("nowhere")
+
+
 def test_our_own_datasets_read_the_same(tmp_path):
     with DatasetWriter(tmp_path) as writer:
         for seed in range(3):

@@ -271,7 +271,7 @@ def test_the_flow_teaches_the_backbone_where_nothing_else_does(dataset, tmp_path
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"datasets": None}, "expected --datasets, the paths of LeRobot v3 datasets, got none"),
+        ({"datasets": None}, "expected --datasets, paths or hub ids of LeRobot v3 datasets, got none"),
         ({"planner_batch": 3}, "--planner-batch does not apply to 'pi05_subtask_tiny', got 3"),
         ({"preset": "nano", "z_weight": 0.1}, "--z-weight does not apply to 'nano', got 0.1"),
         ({"preset": "pi05"}, "expected a --tokenizer for 'pi05', got none"),

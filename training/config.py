@@ -35,7 +35,7 @@ class Config:
         evaluate_minutes: between two closed-loop evaluations in a process beside; 0 for none.
         evaluate_episodes: episodes of each of those.
         datasets: nano: use only what the cache holds of these datasets, by their folders' names; the pi
-            family: LeRobot v3 datasets, by their paths.
+            family: LeRobot v3 datasets, by their paths or hub ids.
         cache: nano: the training cache, built by `python -m training.cache`.
         planner_batch: nano: samples of a planner's batch, in each process.
         controller_batch: nano: samples of a controller's batch, in each process.
@@ -91,7 +91,7 @@ class Config:
     evaluate_episodes: int = 24
     datasets: tuple[str, ...] | None = None
     log_steps: int = 50
-    # nano's
+    # nano's, up to `batch`; after it the pi family's: see `only`
     cache: Path = Path("data/cache")
     planner_batch: int = 16
     controller_batch: int = 32
@@ -100,7 +100,6 @@ class Config:
     agent_boost: float = 2.5
     max_frames: int | None = None
     touch: bool = True
-    # the pi family's
     batch: int = 16
     cameras: dict[str, str] | None = None
     tokenizer: str | None = None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -60,11 +61,12 @@ class LeRobotDataset:
     state (N, D), action (N, A) float32 and None where there are none; timestamp (N,) seconds in the episode;
     episode (N,) counts from 0 and begins at row `first[episode]`; `numbers` are the episodes' own. task,
     subtask and memory are `Texts`, or None; target (N, 2), driver (N,) or None; metadata {field: N values}.
-    UserError tells in a line what cannot be read.
+    UserError tells in a line what cannot be read. root: a directory or a hub id (owner/name).
     """
 
     def __init__(self, root: str | Path):
-        self.root = Path(root)
+        self.root = find(root)
+        self.name = Path(root).name or self.root.resolve().name
         self.info = self._info()
         self.features: dict[str, dict[str, Any]] = self.info["features"]
         self.fps = float(self.info["fps"])
@@ -77,10 +79,6 @@ class LeRobotDataset:
         self._videos, self._lock = Videos(), threading.Lock()
         self._columns: OrderedDict[tuple, pa.ChunkedArray] = OrderedDict()
         self._starts: dict[int, np.ndarray] = {}
-
-    @property
-    def name(self) -> str:
-        return self.root.resolve().name
 
     def __len__(self) -> int:
         return len(self.episode)
@@ -268,6 +266,24 @@ class LeRobotDataset:
             sizes = [meta.row_group(k).num_rows for k in range(meta.num_row_groups)]
             self._starts[file] = np.cumsum([0, *sizes[:-1]])
         return self._starts[file]
+
+
+def find(name: str | Path) -> Path:
+    """A dataset's directory: the one named, LeRobot's own copy of a hub id, or a download of it."""
+    text, path = str(name), Path(name)
+    if path.exists() or text.count("/") != 1 or text.startswith((".", "/", "~")):
+        return path  # what is in it, or that there is none, is told when it is read
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HOME
+
+    home = Path(os.environ.get("HF_LEROBOT_HOME") or Path(HF_HOME) / "lerobot")
+    if (home / text / "meta/info.json").is_file():
+        return home / text
+    try:
+        return Path(snapshot_download(text, repo_type="dataset"))
+    except Exception as error:  # offline, missing, private: many types, one meaning
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"dataset '{text}' not found here, in {home} or on the hub ({reason})") from error
 
 
 def _schema(path: Path) -> pa.Schema:

@@ -36,7 +36,7 @@ SIZES += ("horizon", "steps")
 def open_datasets(paths: Sequence[str] | None) -> list[LeRobotDataset]:
     """UserError unless there are some and they are of one robot."""
     if not paths:
-        raise UserError("train: expected --datasets, the paths of LeRobot v3 datasets, got none")
+        raise UserError("train: expected --datasets, paths or hub ids of LeRobot v3 datasets, got none")
     datasets = [LeRobotDataset(path) for path in paths]
     for name in ("state", "action"):
         widths = [None if (x := getattr(d, name)) is None else x.shape[1] for d in datasets]

@@ -105,8 +105,10 @@ class Frames:
             raise UserError(f"tokenizer: expected ids below {most}, got {max(ids)}")
 
     def tasks(self) -> list[str]:
-        """Every task that is put into a prompt."""
-        return sorted({t for d in self.datasets for t in getattr(d, self._task).table})
+        """Every text that is a prompt's task."""
+        if self._task == "subtask":
+            return self.texts("response")
+        return sorted({text for dataset in self.datasets for text in dataset.task.table})
 
     def texts(self, name: str) -> list[str]:
         """Every text of a segment, with a place where there may be one."""
