@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from backbone.errors import UserError
-from backbone.observation import Observation
+from backbone.observation import History, Observation
 from highlevel.plan import Plan
 from highlevel.planner import Planner
 from lowlevel.controller import ActionChunk, Controller
@@ -79,6 +79,7 @@ class Agent:
             raise UserError(f"execute: expected at least 1 control step per look, got {execute}")
         self.policy, self.planner, self.execute = policy, planner, execute
         self.controller: Controller = policy if controller is None else controller
+        self._past = _past(policy)
         self._joint = planner == "learned" and controller is None
         self.instruction: str | None = None
         self.revision = 0
@@ -93,9 +94,9 @@ class Agent:
         device: str = "cpu",
     ) -> Agent:
         """The shipped agent ("nano") or one from a directory. UserError if it is absent or does not fit."""
-        from agent.policy import Policy  # late: the loop itself needs no torch
+        from agent.policy import load  # late: the loop itself needs no torch
 
-        return cls(Policy.from_pretrained(checkpoint, device=device), planner=planner, execute=execute)
+        return cls(load(checkpoint, device), planner=planner, execute=execute)
 
     def reset(self, instruction: str, seed: int = 0) -> None:
         """Start an episode; the same seed and observations give the same actions.
@@ -105,6 +106,8 @@ class Agent:
         self.instruction = self._checked(instruction)
         if hasattr(self.policy, "reset"):
             self.policy.reset(seed)
+        if self._past is not None:
+            self._past.reset()
         self.memory = ""
         self.plan: Plan | None = None  # in force
         self.said: Plan | None = None  # the planner's last word, believed or not
@@ -129,8 +132,10 @@ class Agent:
 
     @property
     def needs_observation(self) -> bool:
-        """Whether the next `step` looks. If not, it may be called with None."""
-        return self._ticks_left <= 0
+        """Whether the next `step` needs to see: if it looks, or for the past of a network that looks back. If
+        not, it may be called with None.
+        """
+        return self._ticks_left <= 0 or self._past is not None
 
     @property
     def done(self) -> bool:
@@ -141,12 +146,15 @@ class Agent:
         if self.instruction is None:
             raise UserError("agent: expected reset(instruction) before step(observation)")
         events, self._news = self._news, []
-        looked, said, seconds, was_done = self.needs_observation, None, 0.0, self.done
-        if looked:
+        looked, said, seconds, was_done = self._ticks_left <= 0, None, 0.0, self.done
+        if self.needs_observation:
             if observation is None:
                 raise UserError("agent: expected an observation at this tick (needs_observation), got None")
             if not isinstance(observation, Observation):
                 observation = Observation.from_env(observation, self.instruction)
+            if self._past is not None and observation.history is None:
+                observation = self._past.add(observation)
+        if looked:
             if hasattr(self.policy, "check"):  # a wrong observation is the caller's to mend, before it moves
                 self.policy.check(observation)
             start = time.perf_counter()
@@ -235,3 +243,10 @@ class Agent:
             if self.planner == "none":
                 self.policy.check_subtask(instruction)
         return " ".join(instruction.split())
+
+
+def _past(policy) -> History | None:
+    """Where a policy that was trained with a past at some interval finds it: its own observations."""
+    interval = getattr(policy, "about", {}).get("history_interval")
+    frames = max((c.frames for _, c in policy.network.preset.cameras), default=1) if interval else 1
+    return History(frames, interval) if frames > 1 else None

@@ -18,6 +18,15 @@ from highlevel.learned import LearnedPlanner
 from lowlevel.learned import LearnedController
 
 
+def load(name: str | Path, device: str | torch.device = "cpu", seed: int = 0) -> Levels:
+    """A checkpoint of either kind: one that brings its own words, or one of the π family."""
+    from agent.prompted import PromptedPolicy
+
+    own = checkpoint.preset(name).vocabulary
+    kind = Policy if own else PromptedPolicy
+    return kind.from_pretrained(name, device=device, seed=seed)
+
+
 class Policy(Levels):
     """A network with a tokenizer of its own (see `Levels`)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,15 +55,24 @@ class PromptedPolicy(Levels):
         cameras: Mapping[str, str] | None = None,
         seed: int = 0,
     ) -> PromptedPolicy:
-        """A directory or hub id that `steersman convert` made. tokenizer, how: where they are not in it."""
+        """A directory or hub id that `steersman convert` or `steersman train` made. tokenizer, how, cameras:
+        where they are not in it, or others.
+        """
         about, network = checkpoint.about(name), checkpoint.load_network(name, device, dtype)
         how = how or about.get("prompt") or FITTING.get(network.preset.name.removesuffix("_tiny"), "")
         words = Words.load(tokenizer or checkpoint.find(name))
-        return cls(network, words, how, about.get("dims", {}), cameras, seed)
+        cameras = cameras or about.get("cameras")
+        policy = cls(network, words, how, about.get("dims", {}), cameras, seed)
+        policy.about = about | policy.about | ({"cameras": dict(cameras)} if cameras else {})
+        policy.reader.metadata = about.get("metadata", {})
+        policy.fast = checkpoint.find(name) / "fast"
+        return policy
 
     def _save_pretrained(self, save_directory: Path) -> None:
         checkpoint.save(save_directory, self.network, None, about=self.about)
         self.reader.words.save(save_directory)
+        if (fast := getattr(self, "fast", None)) and fast.is_dir():
+            shutil.copytree(fast, save_directory / "fast", dirs_exist_ok=True)
 
     def check(self, observation: Observation) -> None:
         """UserError unless its cameras and its state fit."""

@@ -142,6 +142,14 @@ def about(name: str | Path) -> dict:
         raise UserError(f"checkpoint {name}: {CONFIG} cannot be read ({error})") from error
 
 
+def preset(name: str | Path) -> Preset:
+    """What network a checkpoint holds, without its weights."""
+    directory = find(name)
+    if not (directory / CONFIG).is_file():
+        raise UserError(f"checkpoint {name}: expected a file {CONFIG} in {directory}, found none")
+    return _read_config(directory / CONFIG, name)
+
+
 def find(name: str | Path) -> Path:
     """The directory of a checkpoint, downloaded if it is a hub id."""
     text = str(name)

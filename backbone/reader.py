@@ -1,7 +1,11 @@
-"""An observation as the inputs of a π network: pictures of the right size, a normalised state, prompts."""
+"""An observation as the inputs of a π network: pictures of the right size, a normalised state, prompts.
+
+Training reads its samples through the same functions, so what a network learns on is what it will be shown.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbone.errors import UserError
+from backbone.layout import Segment
 from backbone.network import Network
 from backbone.observation import Observation
 from backbone.prompts import Prompt, metadata_words, prompt_ids
@@ -18,7 +23,9 @@ from backbone.words import Words
 
 class Reader:
     """cameras: the network's names of cameras -> the robot's; those that a robot lacks are simply not there.
-    state_dim: the robot's own; the rest of what the network takes is zero.
+    state_dim: the robot's own; the rest of what the network takes is zero. metadata: what is known of how and
+    with what where an observation says nothing. device: where inputs are made, by default where the network
+    is; a reader on another one keeps its own copy of the normalisation and never waits for the network.
     """
 
     def __init__(
@@ -28,8 +35,12 @@ class Reader:
         how: Prompt,
         state_dim: int,
         cameras: Mapping[str, str] | None = None,
+        metadata: Mapping[str, object] | None = None,
+        device: str | torch.device | None = None,
     ):
         self.network, self.words, self.how, self.state_dim = network, words, how, state_dim
+        self.metadata, self._device = dict(metadata or {}), device
+        self._norm = network.state_norm if device is None else copy.deepcopy(network.state_norm).to(device)
         self.layout = network.layout.inference.prefix
         self.lengths = {s.name: s.length for s in self.layout.segments}
         known = {name: name for name, _ in network.preset.cameras}
@@ -41,7 +52,7 @@ class Reader:
     def inputs(self, observation: Observation, instruction: str, memory: str = "", subtask: str = "") -> dict:
         """A batch of one. subtask: for a network that is told one. UserError says what does not fit."""
         self.check(observation)
-        device, found = self.network.device, {"images": {}, "subgoals": {}, "history": {}}
+        device, found = self.device, {"images": {}, "subgoals": {}, "history": {}}
         config = self.network.preset.cameras[0][1]
         for ours, theirs in self.cameras.items():
             for group, pictures in (("images", observation.images), ("subgoals", observation.subgoals)):
@@ -52,23 +63,48 @@ class Reader:
                         device
                     )
         state = self._state(observation)
-        if "state" in self.lengths:
-            found["state"] = state[-self.lengths["state"] :][None].to(device)
+        if "state" in self.lengths:  # a past that is not given is not there: nothing will be read of it
+            known = state[-self.lengths["state"] :]
+            found["state"] = F.pad(known, (0, 0, self.lengths["state"] - len(known), 0))[None].to(device)
         if observation.history is not None and config.frames > 1:
             there = torch.as_tensor(np.asarray(observation.history, bool))[None, -config.frames :].to(device)
             found["history"] = {name: there for name in (*found["images"], "state")}
-        now = self.network.state_norm(state[-1].to(device))[: self.state_dim].cpu().numpy()
+        now = self._norm(state[-1].to(device))[: self.state_dim].cpu().numpy()
         texts = {"prompt": prompt_ids(self.how, self.words, self.lengths["prompt"], instruction, now, memory)}
-        told = next((s for s in self.layout.segments if s.name == "response" and not s.target), None)
-        if told is not None and subtask:
-            texts["response"] = self.words.encode(self.how.response.format(text=subtask))
-        if "metadata" in self.lengths and observation.metadata:
-            texts["metadata"] = self.words.encode(metadata_words(observation.metadata))
+        if self.told is not None and subtask:
+            texts["response"] = self.told_ids(subtask)
+        metadata = {**self.metadata, **observation.metadata}
+        if "metadata" in self.lengths and metadata:
+            texts["metadata"] = self.words.encode(metadata_words(metadata))
         for name, ids in texts.items():
-            if len(ids) > self.lengths[name]:
-                raise UserError(f"{name}: expected at most {self.lengths[name]} tokens, got {len(ids)}")
-            found[f"{name}_ids"] = torch.tensor([ids], device=device)
+            found[f"{name}_ids"] = torch.tensor([self._fitting(name, ids)], device=device)
         return found
+
+    def written(self, name: str, text: str) -> list[int]:
+        """The ids of a text that the network writes, as it writes it: from <bos> to <eos>. UserError if it
+        does not fit. What published policies append to it in training they never see when they act, so it is
+        left out.
+        """
+        return self._fitting(name, [self.words.bos, *self.words.encode(text), self.words.eos], text)
+
+    def told_ids(self, subtask: str) -> list[int]:
+        """The ids of a subtask that the network is told by another. UserError if it does not fit."""
+        return self._fitting("response", self.words.encode(self.how.response.format(text=subtask)), subtask)
+
+    @property
+    def device(self) -> torch.device | str:
+        return self.network.device if self._device is None else self._device
+
+    @property
+    def told(self) -> Segment | None:
+        """Where a subtask is read that another has written, if there is such a place."""
+        return next((s for s in self.layout.segments if s.name == "response" and not s.target), None)
+
+    def _fitting(self, name: str, ids: list[int], text: str = "") -> list[int]:
+        if len(ids) > self.lengths[name]:
+            what = f" for {text!r}" if text else ""
+            raise UserError(f"{name}: expected at most {self.lengths[name]} tokens, got {len(ids)}{what}")
+        return ids
 
     def check(self, observation: Observation) -> None:
         """UserError unless there is a camera it knows, pictures are pictures and the state fits."""

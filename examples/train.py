@@ -1,7 +1,11 @@
-"""Train an agent from a cache of demonstrations; the same command resumes a run that was cut off.
+"""Train an agent: nano from a cache of demonstrations, a network of the pi family from LeRobot v3 datasets.
+The same command resumes a run that was cut off.
 
 python examples/train.py --cache data/cache --out runs/nano --minutes 60 --processes 2
-accelerate launch examples/train.py --cache data/cache --out runs/nano --minutes 60        (GPUs)
+
+python examples/train.py --init runs/pi05 --datasets data/mine --out runs/mine --steps 20000
+
+accelerate launch examples/train.py ...        (GPUs)
 """
 
 from __future__ import annotations

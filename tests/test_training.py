@@ -157,7 +157,7 @@ def small_run(cache_dir, out, **changes) -> Trainer:
 
 def losses_of(trainer: Trainer, steps: int) -> list[float]:
     return [
-        float(trainer.learn(*trainer.batches(trainer.step), trainer.progress())["loss"]) for _ in range(steps)
+        float(trainer.learn(trainer.batches(trainer.step), trainer.progress())["loss"]) for _ in range(steps)
     ]
 
 

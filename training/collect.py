@@ -37,7 +37,7 @@ from training.progress import Bar
 from training.statistics import describe_images
 
 if TYPE_CHECKING:
-    from agent.policy import Policy
+    from agent.levels import Levels
     from envs.tabletop.teacher import Label
     from envs.tabletop.world import World
 
@@ -98,7 +98,7 @@ class Row(NamedTuple):
 class Walker:
     """Runs episodes, one after another, in one world. `policy` drives in turn with the teacher (DAgger)."""
 
-    def __init__(self, policy: Policy | None = None):
+    def __init__(self, policy: Levels | None = None):
         from agent.loop import Agent
         from agent.oracle import OraclePlanner
         from envs.tabletop.env import TabletopEnv
@@ -173,7 +173,7 @@ class Recorder(Walker):
 _recorder: Recorder | None = None
 
 
-def begin_worker(checkpoint: str | None) -> Policy | None:
+def begin_worker(checkpoint: str | None) -> Levels | None:
     """A worker process's first act: leave Ctrl-C to the parent, end with it, load what drives, if any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
@@ -188,10 +188,10 @@ def begin_worker(checkpoint: str | None) -> Policy | None:
         return None
     import torch
 
-    from agent.policy import Policy
+    from agent.policy import load
 
     torch.set_num_threads(1)
-    return Policy.from_pretrained(checkpoint)
+    return load(checkpoint)
 
 
 def _start(checkpoint: str | None) -> None:
@@ -227,9 +227,9 @@ def _episodes(jobs: Sequence[Job], checkpoint: str | None, workers: int) -> Iter
 
 def _start_here(checkpoint: str | None) -> None:
     global _recorder
-    from agent.policy import Policy
+    from agent.policy import load
 
-    _recorder = Recorder(Policy.from_pretrained(checkpoint) if checkpoint is not None else None)
+    _recorder = Recorder(load(checkpoint) if checkpoint is not None else None)
 
 
 def collect(

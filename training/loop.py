@@ -1,8 +1,8 @@
-"""The training loop: one optimiser step learns from a planner's and a controller's batch, on one network.
+"""The training loop: one optimiser step after another on one network. What is learnt is a `Course`.
 
 It runs on one CPU or GPU as it is, with `--processes 2` on two CPU cores, and under `accelerate launch`
 elsewhere. OUT/state.pt holds all that resuming needs and is replaced atomically; OUT/policy is the averaged
-network as a checkpoint that `Policy.from_pretrained` loads; OUT/log.jsonl and the tensorboard files hold
+network as a checkpoint that `Agent.from_pretrained` loads; OUT/log.jsonl and the tensorboard files hold
 the curves.
 """
 
@@ -12,7 +12,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,15 @@ from typing import Any
 import torch
 
 from backbone.errors import UserError
-from training.batches import Prefetch, Sampler
+from training.batches import Prefetch
 from training.beside import Evaluation
-from training.cache import Cache
 from training.config import Config
+from training.course import Course, NanoCourse
 from training.metrics import Totals
 from training.progress import Bar
+from training.prompted import PromptedCourse
 from training.schedule import Average, learning_rate
-from training.start import new_network, parameter_groups
+from training.start import parameter_groups
 
 AGREE = 10  # steps between two agreements of the processes on how far the run is and whether to stop
 HELD_OUT_BATCHES = 4
@@ -50,32 +52,20 @@ class Trainer:
             kwargs_handlers=[parallel],
         )
         self.main = self.accelerator.is_main_process
-        touch = config.touch and self.main
-        cache = Cache(config.cache, config.max_frames, touch, config.datasets)
-        network, self.tokenizer = new_network(config, cache)
-        layout = network.layout
-        self.planner_batch = config.planner_batch * (config.planner_weight > 0 and layout.writes_plans)
-        self.controller_batch = config.controller_batch * (config.controller_weight > 0)
-        if not self.planner_batch and not self.controller_batch:
-            raise UserError("train: expected a --controller-weight above 0 for a network without a planner")
-        parallel.find_unused_parameters = not (self.planner_batch and self.controller_batch)
+        process = self.accelerator.process_index
+        self.course = choose(config, process, self.accelerator.main_process_first)
+        parallel.find_unused_parameters = self.course.unused
+        network = self.course.network
         optimizer = torch.optim.AdamW(
             parameter_groups(network, config.weight_decay),
-            config.learning_rate,
+            self.course.learning_rate,
             betas=(0.9, 0.98),
             fused=True,
         )
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.bare = self.accelerator.unwrap_model(self.network)
-        self.average = Average(self.bare.parameters(), config.average)
-        process = self.accelerator.process_index
-        boosts = {name: getattr(config, name) for name in ("near_boost", "far_boost", "agent_boost")}
-        self.sampler = Sampler(
-            cache, self.tokenizer, config.seed, process, config.jitter, layout=layout, **boosts
-        )
-        self.held_out: Sampler | None = None
-        if cache.held_out.any():
-            self.held_out = Sampler(cache, self.tokenizer, config.seed, 0, held_out=True, layout=layout)
+        learnt = [p for p in self.bare.parameters() if p.requires_grad]
+        self.average = Average(learnt, config.average)
         self.step, self.elapsed = 0, 0.0
         self.stopping = False
         self.evaluation: Evaluation | None = None
@@ -83,32 +73,30 @@ class Trainer:
             config.out.mkdir(parents=True, exist_ok=True)
         if (config.out / "state.pt").exists():
             self._load(torch.load(config.out / "state.pt", map_location="cpu", weights_only=True))
-        self._say(f"{cache.summary()}")
+        self._say(self.course.summary())
         self._say(
             f"{sum(p.numel() for p in self.bare.parameters()) / 1e6:.2f} M parameters, from step {self.step}"
         )
 
     # --- one step ------------------------------------------------------------------------------------------
 
-    def batches(self, step: int) -> tuple[dict | None, dict | None]:
-        planner = self.sampler.planner(step, self.planner_batch) if self.planner_batch else None
-        controller = self.sampler.controller(step, self.controller_batch) if self.controller_batch else None
-        return planner, controller
+    def batches(self, step: int) -> tuple[Any, ...]:
+        return self.course.batches(step)
 
-    def learn(self, planner: dict | None, controller: dict | None, progress: float) -> dict[str, float]:
+    def learn(self, batches: tuple[Any, ...], progress: float) -> dict[str, torch.Tensor]:
         """One optimiser step. The noise depends on seed, step and process only, so a resumed run repeats
         it.
         """
         c = self.config
         torch.manual_seed((c.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index)
-        rate = c.learning_rate * learning_rate(c.schedule, self.step, progress, c.warmup)
+        rate = self.course.learning_rate * learning_rate(c.schedule, self.step, progress, c.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self.accelerator.autocast():
-            out = self.network(self._move(planner), self._move(controller), c.flow_samples)
-        loss = self._weighted(out)
+            out = self.course.losses(self.network, *map(self._move, batches))
+        loss = self.course.loss(out)
         self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.bare.parameters(), c.clip)
+        norm = self.accelerator.clip_grad_norm_(self.average.parameters, c.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update()
@@ -120,17 +108,12 @@ class Trainer:
             "rate": torch.tensor(rate),
         }
 
-    def _weighted(self, out: dict) -> torch.Tensor:
-        """The network's own weighting of its losses times the run's weighting of the levels."""
-        c = self.config
-        levels = {"flow_loss": c.controller_weight}
-        weights = self.bare.preset.loss_weights.items()
-        return sum(out[n] * w * levels.get(n, c.planner_weight) for n, w in weights if n in out)
-
     def _move(self, batch: Any) -> Any:
         if isinstance(batch, dict):
             return {k: self._move(v) for k, v in batch.items()}
-        return batch if batch is None else batch.to(self.accelerator.device, non_blocking=True)
+        if not isinstance(batch, torch.Tensor):
+            return batch
+        return batch.to(self.accelerator.device, non_blocking=True)
 
     # --- the run -------------------------------------------------------------------------------------------
 
@@ -175,7 +158,7 @@ class Trainer:
         done = {action: self.elapsed for action in due}
         while progress < 1:
             start = time.monotonic()
-            total.add(self.learn(*next(batches), progress))
+            total.add(self.learn(next(batches), progress))
             self.elapsed += time.monotonic() - start  # learning only: looks at held-out episodes do not count
             if c.minutes is None:
                 progress = self.progress()
@@ -211,20 +194,15 @@ class Trainer:
 
     def _log(self, total: Totals, progress: float) -> None:
         values = total.means()
-        samples = (self.planner_batch + self.controller_batch) * self.accelerator.num_processes
+        samples = self.course.samples * self.accelerator.num_processes
         values["samples_per_second"] = samples * values.pop("steps_per_second")
         self._record("train", values)
-        names = {
-            "text_loss": "text",
-            "text_accuracy": "right",
-            "point_error_px": "pixels",
-            "flow_loss": "flow",
-        }
-        text = "  ".join(f"{short} {values[name]:.3f}" for name, short in names.items() if name in values)
+        shown = self.course.shown.items()
+        text = "  ".join(f"{short} {values[name]:.3f}" for name, short in shown if name in values)
         self.bar.update(progress, f"step {self.step}  {text}  {values['samples_per_second']:.0f} samples/s")
 
     def _held_out(self) -> None:
-        if self.held_out:
+        if self.course.held_out:
             values = self.validate()
             self._record("held_out", values)
             text = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
@@ -233,14 +211,13 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """The averaged network on episodes that training does not see."""
-        total, c = Totals(), self.config
+        total = Totals()
         self.bare.eval()
         with self.average.swapped(), self.accelerator.autocast():
             for k in range(HELD_OUT_BATCHES):
                 torch.manual_seed(k)
-                planner = self.held_out.planner(k, 64) if self.planner_batch else None
-                controller = self.held_out.controller(k, 64) if self.controller_batch else None
-                out = self.bare(self._move(planner), self._move(controller), c.flow_samples)
+                batches = map(self._move, self.course.held_out_batches(k))
+                out = self.course.losses(self.bare, *batches)
                 total.add({name: value for name, value in out.items() if name != "loss"})
         self.bare.train()
         values = total.means()
@@ -253,7 +230,7 @@ class Trainer:
             return  # the last one is not through yet
         out = self.config.out / f"evaluate/step-{self.step:07d}"
         self.export(out / "policy")
-        planner = "learned" if self.bare.layout.writes_plans else "none"
+        planner = "learned" if self.bare.layout.inference.writes_plans else "none"
         episodes = self.config.evaluate_episodes
         self.evaluation = Evaluation(out / "policy", out, self.step, episodes, planner=planner)
 
@@ -289,7 +266,7 @@ class Trainer:
             "step": self.step,
             "elapsed": self.elapsed,
             "preset": json.dumps(asdict(self.bare.preset), default=str),
-            "vocabulary": self.tokenizer.fingerprint,
+            "vocabulary": self.course.vocabulary,
         }
         temporary = self.config.out / ".state.pt.tmp"
         torch.save(state, temporary)
@@ -297,7 +274,7 @@ class Trainer:
         self.export(self.config.out / "policy")
 
     def _load(self, state: dict[str, Any]) -> None:
-        if state["vocabulary"] != self.tokenizer.fingerprint:
+        if state["vocabulary"] != self.course.vocabulary:
             raise UserError(f"train: expected the vocabulary of {self.config.out}/state.pt, got another one")
         if state["preset"] != json.dumps(asdict(self.bare.preset), default=str):
             raise UserError(f"train: expected the network of {self.config.out}/state.pt, got another preset")
@@ -305,14 +282,24 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.elapsed = state["step"], state["elapsed"]
+        self.course.loaded()
 
     def export(self, out: Path) -> None:
         """The averaged network as a checkpoint directory."""
-        from backbone import checkpoint
-
         with self.average.swapped():
-            about = {"steps": self.step, "minutes": round(self.elapsed / 60, 1)}
-            checkpoint.save(out, self.bare, self.tokenizer, about=about)
+            self.course.save(out, {"steps": self.step, "minutes": round(self.elapsed / 60, 1)})
+
+
+def choose(config: Config, process: int, first: Callable[[], AbstractContextManager]) -> Course:
+    """nano's course or one of the π family, as the preset or the checkpoint says."""
+    from backbone import checkpoint, family
+
+    name = config.preset or (checkpoint.preset(config.init).name if config.init else "nano")
+    if name in family.PRESETS:
+        config.only("pi", name)
+        return PromptedCourse(config, process, first)
+    config.only("nano", name)
+    return NanoCourse(config, process, config.touch and process == 0)
 
 
 def train(config: Config) -> None:

@@ -59,9 +59,9 @@ def build(settings: Settings, policy=None):
     env = TabletopEnv(suite=settings.suite, family=settings.family, pixels="lazy")
     teachers = settings.planner == "oracle" or settings.controller == "teacher"
     if policy is None and not (settings.planner in ("oracle", "none") and settings.controller == "teacher"):
-        from agent.policy import Policy
+        from agent.policy import load
 
-        policy = Policy.from_pretrained(settings.checkpoint)
+        policy = load(settings.checkpoint)
     planner, controller = settings.planner, None
     if teachers:
         from agent.oracle import OraclePlanner, TeacherController
