@@ -17,7 +17,7 @@ from backbone.errors import UserError
 from backbone.layout import Segment
 from backbone.network import Network
 from backbone.observation import Observation
-from backbone.prompts import Prompt, metadata_words, prompt_ids
+from backbone.prompts import Prompt, metadata_ids, prompt_ids
 from backbone.words import Words
 
 
@@ -38,6 +38,8 @@ class Reader:
         metadata: Mapping[str, object] | None = None,
         device: str | torch.device | None = None,
     ):
+        if words.size > network.text.size:
+            raise UserError(f"tokenizer: expected at most {network.text.size} words, got {words.size}")
         self.network, self.words, self.how, self.state_dim = network, words, how, state_dim
         self.metadata, self._device = dict(metadata or {}), device
         self._norm = network.state_norm if device is None else copy.deepcopy(network.state_norm).to(device)
@@ -74,8 +76,9 @@ class Reader:
         if self.told is not None and subtask:
             texts["response"] = self.told_ids(subtask)
         metadata = {**self.metadata, **observation.metadata}
-        if "metadata" in self.lengths and metadata:
-            texts["metadata"] = self.words.encode(metadata_words(metadata))
+        said = metadata_ids(self.how, self.words, metadata) if "metadata" in self.lengths else []
+        if said:
+            texts["metadata"] = said
         for name, ids in texts.items():
             found[f"{name}_ids"] = torch.tensor([self._fitting(name, ids)], device=device)
         return found

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backbone import checkpoint, family, statistics
+from backbone import checkpoint, family, published, statistics
 from backbone.config import Preset
 from backbone.errors import UserError
 from backbone.layout import Layout
 from backbone.network import Network
-from backbone.prompts import Prompt, metadata_words, prompt_ids
+from backbone.prompts import Prompt, metadata_ids, metadata_words, prompt_ids
 from backbone.words import Words
 from highlevel.plan import Target
 from lowlevel.fast import FAST, TOKENS
@@ -106,7 +106,7 @@ def tiny_preset(
         "prompt": max(map(len, prompts)) + SPARE,
         "response": longest([how.response.format(text=text + place) for text in said("subtask")]),
         "memory": longest([memory]),
-        "metadata": longest([metadata_words(fields)]),
+        "metadata": len(metadata_ids(how, words, fields)) + SPARE,
         "fast_words": TINY_FAST,
     }
     if datasets[0].action is not None:
@@ -117,7 +117,7 @@ def tiny_preset(
 def make_network(config: Config, preset: Preset, words: Words) -> Network:
     """The checkpoint's or a fresh one, with what is this run's to choose."""
     if not config.init or not any(any(s.ids) for s in preset.layout.segments if s.kind == "constant"):
-        preset = family.with_words(preset, words.encode)
+        preset = published.with_words(preset, words.encode)
     targets = any(s.target for s in preset.layout.segments)
     insulated = targets if config.insulated is None else config.insulated
     delay = preset.trained_delay if config.trained_delay is None else config.trained_delay
