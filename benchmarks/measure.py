@@ -148,7 +148,7 @@ def show(settings: Settings, title: str, columns: Sequence[str], rows: Sequence[
         table.add_row(*[_plain(cell) for cell in row])
     console = Console(highlight=False)
     console.print(table)
-    console.print(", ".join(f"{name} {value}" for name, value in machine(settings).items()))
+    console.print(", ".join(f"{name} {value}" for name, value in machine(settings).items()), soft_wrap=True)
 
 
 def _plain(cell: Any) -> str:

@@ -69,7 +69,9 @@ class Usual:
         whole = layout.select(names, (*lengths, ("response", tokens)))
         self.mask = whole.mask(torch.ones(1, whole.length, dtype=torch.bool, device=self.network.device))
         if layout.positions != "packed" or self.network.modality is not None:
-            raise UserError(f"preset: expected plain positions and embeddings, '{policy.network.preset.name}'")
+            raise UserError(
+                f"preset: expected plain positions and embeddings, '{policy.network.preset.name}'"
+            )
 
     def embed(self) -> Tensor:
         return self.network.embed(self.prefix, self.policy.reader.inputs(self.look, self.look.instruction))[0]
