@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from agent.levels import Levels
+from agent.policy import Policy
 from agent.prompted import PromptedPolicy
 from backbone import checkpoint, family
 from backbone.config import Preset
@@ -33,6 +33,8 @@ from backbone.inference import Run
 from backbone.network import Network
 from backbone.observation import Observation
 from backbone.words import Words
+from highlevel.decoding import decode
+from highlevel.plan import Plan
 from highlevel.writing import write as write_text
 
 Call = Callable[[], Any]
@@ -169,7 +171,8 @@ def save(settings: Settings, record: Mapping[str, Any]) -> None:
 
 # --- networks with random weights ------------------------------------------------------------------------
 
-# Between a network for tests ("tiny") and a published one ("full"): tower, decoder, expert, pixels of a token.
+# Between a network for tests ("tiny") and a published one ("full"): the tower, the decoder's width, depth,
+# heads and MLP, the expert's width and MLP, tokens per side of a picture, words.
 SIZES = {
     "small": ({"width": 128, "depth": 4, "heads": 4, "mlp": 512}, (256, 6, 4, 1024), (128, 512), 8, 2048),
     "mid": ({"width": 256, "depth": 4, "heads": 4, "mlp": 1024}, (512, 8, 8, 2048), (256, 1024), 16, 8192),
@@ -254,7 +257,7 @@ def random_policy(preset: Preset, settings: Settings) -> PromptedPolicy:
 
 
 def random_look(preset: Preset, seed: int = 0, cameras: int | None = None, tokens: int = 0) -> Observation:
-    """Noise in front of the first `cameras` cameras (all by default), a prompt of `tokens` (full by default)."""
+    """Noise before the first `cameras` cameras (all by default), a prompt of `tokens` (full by default)."""
     rng = np.random.default_rng(seed)
     vision = preset.cameras[0][1]
     past = (vision.frames,) if vision.frames > 1 else ()
@@ -298,19 +301,27 @@ def prefilled(policy: PromptedPolicy, look: Observation) -> Run:
 
 
 def writing(policy: PromptedPolicy, look: Observation) -> Call:
-    """A call that writes the subtask's ids (1, length) again and again onto what has been read once."""
-    run, words = prefilled(policy, look), policy.reader.words
-    return lambda: write_text(run, "response", words.bos, (words.eos,), words.pad).ids
+    """A call that writes the subtask's ids again and again onto what has been read once."""
+    run = prefilled(policy, look)
+    return lambda: _write(policy, run)
 
 
 def chunking(policy: PromptedPolicy, look: Observation) -> Call:
     """A call that makes a chunk (H, A) again and again from what has been read (and written) once."""
     run = prefilled(policy, look)
     if policy.planner is not None:
-        writing_run(policy, run)
-    return lambda: policy.controller.act_on(run, "word5").actions
+        _write(policy, run)
+    return lambda: policy.controller.act_on(run, "").actions
 
 
-def writing_run(policy: PromptedPolicy, run: Run) -> Tensor:
+def _write(policy: PromptedPolicy, run: Run) -> list[int]:
     words = policy.reader.words
-    return write_text(run, "response", words.bos, (words.eos,), words.pad).ids
+    return write_text(run, "response", words.bos, (words.eos,), words.pad).ids[0].tolist()
+
+
+def nano_writing(policy: Policy, look: Observation, memory: str, previous: Plan | None) -> Call:
+    """A call that writes (or confirms) nano's plan again and again onto what has been read once."""
+    planner, run = policy.planner, Run(policy.network)
+    run.read(planner.context, planner.inputs(look, look.instruction, memory))
+    tokens = previous.tokens if previous is not None else ()
+    return lambda: decode(run, planner.segment, tokens).tokens

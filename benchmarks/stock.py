@@ -1,8 +1,8 @@
 """π0.5 put together from stock transformers modules and run as the public PyTorch code runs it.
 
-That is: one SigLIP call per camera, text padded to its full length, eager attention, a `DynamicCache`; then in
-every denoising step a copy of the prefix cache, the mask and the positions built anew, the time embedded and
-every AdaRMS computed from it. (openpi and LeRobot, facts from reading them; the code is ours.)
+That is: one SigLIP call per camera, text padded to its full length, eager attention, a `DynamicCache`; then
+in every denoising step a copy of the prefix cache, the mask and the positions built anew, the time embedded
+and every AdaRMS computed from it. (openpi and LeRobot, facts from reading them; the code is ours.)
 """
 
 from __future__ import annotations
