@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -148,7 +149,7 @@ def show(settings: Settings, title: str, columns: Sequence[str], rows: Sequence[
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*[_plain(cell) for cell in row])
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
     console.print(table)
     console.print(", ".join(f"{name} {value}" for name, value in machine(settings).items()), soft_wrap=True)
 
@@ -179,20 +180,23 @@ SIZES = {
 }
 
 
-def sized(name: str, size: str, **changes) -> Preset:
+def sized(name: str, size: str, frames: int = 1, **changes) -> Preset:
     """A member of the π family, "tiny", "small", "mid" or "full"; `changes` are fields of `family.Sizes`.
+    frames: if more than 1, of the vision, whose every fourth block then looks back.
 
     mid: 2 cameras of 224 pixels give 256 tokens each; width 512, 8 layers, some 50 million weights.
     """
+    base = family.build(name, size != "full")
+    vision = base.cameras[0][1]
+    if frames > 1:
+        vision = replace(vision, frames=frames, spacetime_every=4)
     if size in ("tiny", "full"):
-        return family.build(name, size == "tiny", **changes)
+        return family.build(name, size == "tiny", **({"vision": vision} | changes))
     if size not in SIZES:
         raise UserError(f"size: expected one of tiny, {', '.join(SIZES)}, full, got '{size}'")
     eye, (width, depth, heads, mlp), (expert_width, expert_mlp), side, words = SIZES[size]
-    base = family.build(name, True)
     shape = {"depth": depth, "heads": heads, "head_dim": 64, "stretch": (), "windows": ()}
     shape["thetas"] = tuple((base.decoder.thetas * depth)[:depth])
-    vision = base.cameras[0][1]
     vision = replace(vision, image_size=side * vision.pool * vision.patch, **eye)
     parts = {
         "vision": vision,
@@ -256,11 +260,15 @@ def random_policy(preset: Preset, settings: Settings) -> PromptedPolicy:
     return PromptedPolicy(network, fake_words(), "openpi_libero", dims, seed=settings.seed)
 
 
-def random_look(preset: Preset, seed: int = 0, cameras: int | None = None, tokens: int = 0) -> Observation:
-    """Noise before the first `cameras` cameras (all by default), a prompt of `tokens` (full by default)."""
+def random_look(
+    preset: Preset, seed: int = 0, cameras: int | None = None, tokens: int = 0, frames: int = 1
+) -> Observation:
+    """Noise before the first `cameras` cameras (all by default), now and before; a prompt of `tokens` (as
+    many as there is room for by default).
+    """
     rng = np.random.default_rng(seed)
     vision = preset.cameras[0][1]
-    past = (vision.frames,) if vision.frames > 1 else ()
+    past = (frames,) if frames > 1 else ()
     names = [name for name, _ in preset.cameras][:cameras]
     shape = (*past, vision.image_size, vision.image_size, 3)
     images = {name: rng.integers(0, 256, shape, np.uint8) for name in names}

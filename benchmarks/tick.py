@@ -130,18 +130,19 @@ def main(options: Options) -> dict:
         replace(options, threads=cores).begin()
         found = timed(policy, looks, options)
         names = sorted({name for look in found for name in look})
-        parts = {name: Timing([look[name] for look in found if name in look]) for name in names}
+        by_part = {name: Timing([look[name] for look in found if name in look]) for name in names}
         shares = {}
         for part, anew in (("confirmed", "written"), ("plan confirmed", "plan")):
             both = [look[part] / look[anew] for look in found if part in look]
             shares |= {f"{part} / {anew}": statistics.median(both)} if both else {}
         record["cores"][str(cores)] = {
-            "parts": {name: timing.to_dict() for name, timing in parts.items()},
+            "parts": {name: timing.to_dict() for name, timing in by_part.items()},
             "shares": shares,
         }
         wished = {"tick confirmed, 4 steps": f"{TICK:.0f} or less"} if cores == 1 else {}
-        rows += [(cores, name, of.median, of.p95, wished.get(name)) for name, of in parts.items()]
+        rows += [(cores, name, of.median, of.p95, wished.get(name)) for name, of in by_part.items()]
         rows += [(cores, name, share, None, f"{SHARE} or less") for name, share in shares.items()]
+    options = replace(options, threads=max(options.cores))
     title = f"{options.checkpoint}: {len(looks)} looks, {confirmed} confirmed, {words:.1f} tokens a plan"
     measure.show(options, title, ("cores", "part", "ms", "p95", "wished"), rows)
     measure.save(options, record)
