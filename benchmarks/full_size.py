@@ -162,7 +162,7 @@ def main(options: Options) -> dict:
     device = options.begin()
     if min(options.cameras, default=0) < 1 or max(options.cameras) > 3 or options.tokens < 1:
         raise UserError("cameras and tokens: expected 1 to 3 cameras and some tokens")
-    can = floor.measured(device, options.kind)
+    can = floor.measured(device, options.kind, min(1.0, options.seconds))
     rows = [row for name in options.presets for row in measured(options, name, device, can)]
     record = {"benchmark": "full_size", "chunk": options.chunk, "tokens": options.tokens}
     record |= {"device": {"flops": can.flops, "bandwidth": can.bandwidth}, "rows": rows}

@@ -135,8 +135,7 @@ def measured(options: Options, size: str) -> dict:
     plan = policy.plan(look)
     tokens = list(plan.tokens)
     for name, found in (("no cache", usual.no_cache()), ("growing cache", usual.growing())):
-        if found != tokens:
-            raise AssertionError(f"{name}: expected our tokens {tokens}, got {found}")
+        same(name, found, tokens)
     calls = {
         "no cache": usual.no_cache,
         "growing cache": usual.growing,
@@ -148,8 +147,7 @@ def measured(options: Options, size: str) -> dict:
     whole = measure.compare(calls, options.seconds, device)
 
     memory, write = usual.read(), measure.writing(policy, look)
-    if write() != tokens:
-        raise AssertionError("writing: expected the plan's tokens again")
+    same("writing", write(), tokens)
     calls = {"growing cache": lambda: usual.grow(memory), "ours": write}
     alone = measure.compare(calls, options.seconds / 3, device)
     if options.profile:
@@ -161,6 +159,11 @@ def measured(options: Options, size: str) -> dict:
             rows[f"{part}, {name}"] = timing.to_dict() | {"times_ours": times}
     weights = sum(p.numel() for p in policy.network.parameters())
     return {"weights": weights, "prefix": usual.prefix.length, "tokens": tokens, "rows": rows}
+
+
+def same(name: str, found: list[int], tokens: list[int]) -> None:
+    if found != tokens:
+        raise AssertionError(f"{name}: expected our tokens {tokens}, got {found}")
 
 
 def profile(write: measure.Call, size: str) -> None:
