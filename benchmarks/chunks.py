@@ -31,7 +31,8 @@ EQUAL = {"float32": 1e-4, "bfloat16": 0.1}  # between actions of about 1
 @dataclass
 class Options(measure.Settings):
     sizes: tuple[Annotated[str, tyro.conf.arg(metavar="tiny|small|mid|full")], ...] = ("tiny", "mid")
-    prompt: int = 64  # tokens of the prompt, none of them padding
+    prompt: int = 64  # tokens that there is room for
+    words: int = 64  # tokens of the prompt, the rest is padding (public code: room for 200)
     cameras: int = 2
     steps: int = 10
     mode: Literal["eager", "compiled", "graphs"] = "eager"  # of ours
@@ -73,7 +74,8 @@ def measured(options: Options, size: str) -> dict:
     names = tuple(f"camera{i}" for i in range(options.cameras))
     preset = measure.sized("pi05", size, cameras=names, prompt=options.prompt, steps=options.steps)
     policy = measure.random_policy(preset, options)
-    look, public = measure.random_look(preset, options.seed), Public(policy, options)
+    look = measure.random_look(preset, options.seed, tokens=min(options.words, options.prompt))
+    public = Public(policy, options)
     missing = measure.prepare(policy, options.mode)
     if missing:
         raise UserError(f"mode: '{options.mode}' cannot be had ({missing})")
