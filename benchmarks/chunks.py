@@ -5,7 +5,8 @@
 Both have the same weights, the same prefix and the same noise, and have to make the same actions. "chunk": N
 denoising steps on a prefix that has been read. "policy step": pictures and words in, actions out. The other
 side is benchmarks/stock.py: eager attention, a copy of the prefix cache, mask, time and AdaRMS in every step,
-cameras one by one. Ratios are medians over rounds in which both have their turn.
+cameras one by one. Ratios are medians over rounds in which both have their turn. "floor": the least that the
+device as measured here allows either of them (benchmarks/floor.py); means little where it is far below.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import floor
 import measure
 import numpy as np
 import torch
@@ -101,8 +103,18 @@ def measured(options: Options, size: str) -> dict:
         timings = measure.compare(calls, options.seconds, device)
         for name, timing in timings.items():
             rows[f"{part}, {name}"] = timing.to_dict() | {"times_ours": timing.times(timings["ours"])}
-    weights = sum(p.numel() for p in policy.network.parameters())
-    return {"weights": weights, "prefix": int(read[1].shape[1]), "largest_difference": away, "rows": rows}
+    can = floor.measured(device, options.kind, min(1.0, options.seconds))
+    least = floor.parts(
+        preset, options.cameras, len(look.instruction.split()) + 2, 0, size=options.kind.itemsize
+    )
+    chunk, prefill = (least[part].ms(can) for part in ("chunk", "prefill"))
+    return {
+        "weights": sum(p.numel() for p in policy.network.parameters()),
+        "prefix": int(read[1].shape[1]),
+        "largest_difference": away,
+        "floor_ms": {"chunk": chunk, "policy step": prefill + chunk},
+        "rows": rows,
+    }
 
 
 def main(options: Options) -> dict:
@@ -113,6 +125,8 @@ def main(options: Options) -> dict:
             part, way = name.split(", ")
             wished = WISHED.get(part) if way == "stock" else None
             rows.append((size, part, way, row["median_ms"], row["p95_ms"], row["times_ours"], wished))
+        for part, ms in record["floor_ms"].items():
+            rows.append((size, part, "floor", ms, None, ms / record["rows"][f"{part}, ours"]["median_ms"]))
     columns = ("size", "part", "way", "ms", "p95", "times ours", "wished, at least")
     measure.show(options, f"pi05: a chunk in {options.steps} steps", columns, rows)
     record = {"benchmark": "chunks", "mode": options.mode, "steps": options.steps, "sizes": found}

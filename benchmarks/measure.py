@@ -127,6 +127,7 @@ def machine(settings: Settings) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": settings.threads,
+        "load": round(os.getloadavg()[0], 1),  # over the last minute, ourselves among it: others disturb
         "torch": torch.__version__,
         "device": settings.device,
         "dtype": settings.dtype,

@@ -9,7 +9,8 @@
 - ours: what `Policy.plan` does. Confirming the last plan is timed apart: nothing is written anew.
 
 "subtask": from the observation to the text. "writing": the text alone, onto a prefix that has been read. All
-have to give the same tokens. Ratios are medians over rounds in which every way has its turn.
+have to give the same tokens. Ratios are medians over rounds in which every way has its turn. "floor": the
+least that the device as measured here allows any of them that has a cache (benchmarks/floor.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+import floor
 import measure
 import torch
 import tyro
@@ -173,8 +175,17 @@ def measured(options: Options, size: str) -> dict:
         for name, timing in timings.items():
             times = timing.times(timings["ours"])
             rows[f"{part}, {name}"] = timing.to_dict() | {"times_ours": times}
-    weights = sum(p.numel() for p in policy.network.parameters())
-    return {"weights": weights, "prefix": usual.prefix.length, "tokens": tokens, "rows": rows}
+    can = floor.measured(device, options.kind, min(1.0, options.seconds))
+    sizes = (options.cameras, options.prompt, options.tokens)
+    least = floor.parts(policy.network.preset, *sizes, size=options.kind.itemsize)
+    prefill, written = (least[part].ms(can) for part in ("prefill", "plan"))
+    return {
+        "weights": sum(p.numel() for p in policy.network.parameters()),
+        "prefix": usual.prefix.length,
+        "tokens": tokens,
+        "floor_ms": {"subtask": prefill + written, "writing": written},
+        "rows": rows,
+    }
 
 
 def profile(write: measure.Call, size: str) -> None:
@@ -195,6 +206,8 @@ def main(options: Options) -> dict:
             part, way = name.split(", ", 1)
             wished = WISHED.get(way) if part == "subtask" else None
             rows.append((size, part, way, row["median_ms"], row["p95_ms"], row["times_ours"], wished))
+        for part, ms in record["floor_ms"].items():
+            rows.append((size, part, "floor", ms, None, ms / record["rows"][f"{part}, ours"]["median_ms"]))
     columns = ("size", "part", "way", "ms", "p95", "times ours", "wished, at least")
     measure.show(options, f"{options.preset}: {options.tokens} tokens", columns, rows)
     record = {"benchmark": "subtask", "preset": options.preset, "mode": options.mode, "sizes": found}

@@ -79,6 +79,7 @@ def test_all_ways_of_writing_a_subtask_write_the_same(tmp_path):
     )
     usual = subtask.Usual(policy, measure.random_look(policy.network.preset), 12)
     assert found["tokens"] == usual.no_cache() == usual.growing() and len(found["tokens"]) == 13
+    assert 0 < found["floor_ms"]["writing"] < found["floor_ms"]["subtask"]
     assert {"subtask, no cache", "subtask, growing cache", "writing, ours"} <= set(found["rows"])
     for row in found["rows"].values():
         assert set(row) == TIMED | {"times_ours"}
@@ -94,7 +95,7 @@ def test_stock_modules_make_the_same_chunk(tmp_path, dtype):
     found = run(chunks, options)["sizes"]["tiny"]
     assert 0 < found["largest_difference"] < chunks.EQUAL[dtype]
     parts = {f"{part}, {way}" for part in ("chunk", "policy step") for way in ("stock", "ours")}
-    assert set(found["rows"]) == parts
+    assert set(found["rows"]) == parts and set(found["floor_ms"]) == {"chunk", "policy step"}
     for row in found["rows"].values():
         assert set(row) == TIMED | {"times_ours"}
 
