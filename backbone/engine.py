@@ -28,8 +28,7 @@ class Engine:
 
     def __init__(self, network: Network, static: bool = False):
         self.network, self.how, self.static = network, "eager", static
-        self.frames = Frames(network)
-        self._runs: dict[tuple[int, int], Run] = {}
+        self.forget()
 
     def prepare(self, how: str, backend: str = "inductor") -> None:
         """Choose how the work is done; backend: of torch.compile. UserError if there is no such way here;
@@ -52,7 +51,12 @@ class Engine:
             for part in self._parts():
                 part.compile(fullgraph=True, dynamic=False, backend=backend)
         self.how, self.static = how, how != "eager"
-        self._runs.clear()
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, with stores of its own (for a copy of an engine)."""
+        self.frames = Frames(self.network)
+        self._runs: dict[tuple[int, int], Run] = {}
 
     def look(self, batch: int = 1, chunks: int = 1) -> Run:
         """An empty run for so many samples."""

@@ -67,12 +67,21 @@ def pictures(v: VisionConfig, out: int, cameras: int, frames: int, size: int) ->
     if v.stem != "patch":
         raise UserError("floor: expected a tower with a patch stem, got a convolutional one")
     patches, shown = v.grid**2, v.grid**2 * cameras * frames
-    block = dense(v.width, 3 * v.width, shown, size) + dense(v.width, v.width, shown, size)
-    block += dense(v.width, v.mlp, shown, size) + dense(v.mlp, v.width, shown, size)
-    block += Cost(4 * patches * shown * v.width)
-    total = dense(3 * v.patch**2, v.width, shown, size) + block * v.depth
-    if frames > 1 and v.spacetime_every:
-        total += Cost(4 * frames * shown * v.width) * (v.depth // v.spacetime_every)
+
+    def block(seen: int, kept: int) -> Cost:
+        """One that sees so many patches, of which some go on."""
+        rest = dense(v.width, v.width, kept, size) + dense(v.width, v.mlp, kept, size)
+        rest += dense(v.mlp, v.width, kept, size) + Cost(4 * patches * kept * v.width)
+        return dense(v.width, 3 * v.width, seen, size) + rest
+
+    total = dense(3 * v.patch**2, v.width, shown, size)
+    back = v.depth // v.spacetime_every if frames > 1 and v.spacetime_every else 0
+    if not back:
+        total += block(shown, shown) * v.depth
+    else:  # behind the last block that looks back, only the current frames go on
+        last, now = back * v.spacetime_every - 1, patches * cameras
+        total += block(shown, shown) * last + block(shown, now) + block(now, now) * (v.depth - last - 1)
+        total += Cost(4 * frames * shown * v.width) * back
     return total + dense(v.width, out, v.tokens * cameras, size)
 
 

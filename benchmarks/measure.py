@@ -5,6 +5,7 @@ Everything that knows how our inference is built inside stands in the last part,
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from agent.levels import Levels
+from agent.levels import Levels, Look
 from agent.policy import Policy
 from agent.prompted import PromptedPolicy
 from backbone import checkpoint, family
@@ -34,9 +35,9 @@ from backbone.inference import Run
 from backbone.network import Network
 from backbone.observation import Observation
 from backbone.words import Words
-from highlevel.decoding import decode
+from highlevel.decoding import Writing
+from highlevel.learned import ALPHABET
 from highlevel.plan import Plan
-from highlevel.writing import write as write_text
 
 Call = Callable[[], Any]
 MODES = ("eager", "compiled", "graphs")
@@ -47,7 +48,7 @@ class Settings:
     threads: int = 1  # of the CPU
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the matrices
-    attention: Literal["math", "sdpa"] = "math"  # of our networks
+    attention: Literal["auto", "math", "sdpa"] = "auto"  # of our networks
     seconds: float = 15.0  # spent on each comparison once it is warm, at least three rounds
     seed: int = 0
     out: Path | None = None  # a JSON file for the numbers
@@ -192,7 +193,7 @@ def sized(name: str, size: str, frames: int = 1, **changes) -> Preset:
     if frames > 1:
         vision = replace(vision, frames=frames, spacetime_every=4)
     if size in ("tiny", "full"):
-        return family.build(name, size == "tiny", **({"vision": vision} | changes))
+        return family.build(name, size == "tiny", vision=asdict(vision), **changes)
     if size not in SIZES:
         raise UserError(f"size: expected one of tiny, {', '.join(SIZES)}, full, got '{size}'")
     eye, (width, depth, heads, mlp), (expert_width, expert_mlp), side, words = SIZES[size]
@@ -200,7 +201,7 @@ def sized(name: str, size: str, frames: int = 1, **changes) -> Preset:
     shape["thetas"] = tuple((base.decoder.thetas * depth)[:depth])
     vision = replace(vision, image_size=side * vision.pool * vision.patch, **eye)
     parts = {
-        "vision": vision,
+        "vision": asdict(vision),
         "decoder": replace(base.decoder, width=width, mlp=mlp, **shape),
         "words": words, "horizon": 50, "action_dim": 32, "state_dim": 32, "prompt": 64,
         "steps": family.build(name).steps,
@@ -283,54 +284,51 @@ def random_look(
 
 
 def prepare(policy: Levels, mode: str) -> str:
-    """Set how a policy computes; "" or why it cannot be had. A policy that cannot choose is "eager"."""
-    if mode not in MODES:
-        raise UserError(f"mode: expected one of {', '.join(MODES)}, got '{mode}'")
-    if not hasattr(policy, "prepare"):
-        return "" if mode == "eager" else "not offered"
+    """Set how a policy computes; "" or why it cannot be had."""
     try:
         policy.prepare(mode)
     except UserError as error:
         return str(error)
-    return ""
+    return "" if policy.engine.how == mode else f"stays {policy.engine.how}"
 
 
-def step_batch(policy: Levels, looks: Sequence[Observation]) -> Sequence:
-    """Several looks at once; one after another where the policy cannot."""
-    if hasattr(policy, "step_batch"):
-        return policy.step_batch(looks)
-    return [policy.step(look) for look in looks]
-
-
-def prefilled(policy: PromptedPolicy, look: Observation) -> Run:
+def prefilled(policy: PromptedPolicy, look: Observation, run: Run | None = None) -> Run:
     """A look's pictures and words, read."""
-    run = Run(policy.network)
-    run.read(run.layout.context, policy.reader.inputs(look, look.instruction))
+    run = run.reset() if run else apart(policy)
+    run.read(run.layout.context, policy.reader.inputs(look, look.instruction), keep=())
     return run
 
 
-def writing(policy: PromptedPolicy, look: Observation) -> Call:
+def step_batch(policy: Levels, looks: Sequence[Observation]) -> Sequence:
+    """Several agents at once."""
+    return policy.step_batch([Look(look) for look in looks])
+
+
+def apart(policy: Levels) -> Run:
+    """A store of its own: the policy's is used by whatever is timed in between."""
+    engine = copy.copy(policy.engine)
+    engine.forget()
+    return engine.look()
+
+
+def writing(policy: PromptedPolicy, look: Observation, previous: Plan | None = None) -> Call:
     """A call that writes the subtask's ids again and again onto what has been read once."""
-    run = prefilled(policy, look)
-    return lambda: _write(policy, run)
+    run, planner = prefilled(policy, look), policy.planner
+    guess = [planner.guess(previous)]
+    return lambda: list(Writing(run, planner.alphabet, guess).finish(read=False)[0].texts[0])
 
 
 def chunking(policy: PromptedPolicy, look: Observation) -> Call:
     """A call that makes a chunk (H, A) again and again from what has been read (and written) once."""
     run = prefilled(policy, look)
     if policy.planner is not None:
-        _write(policy, run)
-    return lambda: policy.controller.act_on(run, "").actions
-
-
-def _write(policy: PromptedPolicy, run: Run) -> list[int]:
-    words = policy.reader.words
-    return write_text(run, "response", words.bos, (words.eos,), words.pad).ids[0].tolist()
+        Writing(run, policy.planner.alphabet).finish()
+    return lambda: policy.controller.act_on(run, [look], [""], [None])[0].actions
 
 
 def nano_writing(policy: Policy, look: Observation, memory: str, previous: Plan | None) -> Call:
     """A call that writes (or confirms) nano's plan again and again onto what has been read once."""
-    planner, run = policy.planner, Run(policy.network)
-    run.read(planner.context, planner.inputs(look, look.instruction, memory))
-    tokens = previous.tokens if previous is not None else ()
-    return lambda: decode(run, planner.segment, tokens).tokens
+    planner, run = policy.planner, apart(policy)
+    run.read(planner.context, planner.inputs([look], [memory]), planner.keep)
+    guess = [(previous.tokens,) if previous is not None else None]
+    return lambda: Writing(run, ALPHABET, guess).finish(read=False)[0].texts[0]

@@ -25,6 +25,7 @@ from agent.policy import Policy
 from backbone.errors import UserError
 from backbone.observation import Observation
 from highlevel.plan import Plan
+from lowlevel.sampling import Sampling
 
 TICK, SHARE = (
     30.0,
@@ -90,11 +91,11 @@ def parts(policy: Policy, look: Look, steps: tuple[int, ...]) -> dict[str, measu
     seen, memory, text = look.seen, look.memory, look.plan.text
 
     def chunk(n: int):
-        policy.controller.steps = n
+        policy.controller.sampling = Sampling(steps=n)
         policy.act(seen, text)
 
     def tick(n: int, previous: Plan | None):
-        policy.controller.steps = n
+        policy.controller.sampling = Sampling(steps=n)
         policy.step(seen, memory, previous)
 
     calls = {

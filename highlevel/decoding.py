@@ -94,11 +94,13 @@ class Writing:
         self.run.valid &= ~stale
 
     @torch.inference_mode()
-    def finish(self) -> list[Written]:
-        """Pass after pass until every text has ended."""
+    def finish(self, read: bool = True) -> list[Written]:
+        """Pass after pass until every text has ended. read: the controller reads the text, so that its last
+        token is fed too.
+        """
         run = self.run
         run.open(self.names)
-        while not self.done:
+        while not (self.done if read else all(draft.closing for draft in self.drafts)):
             ids, slots = self.feed()
             steps = [(ids, slots, *run.predict(ids, slots, self.alphabet.never))]
             ahead = AHEAD - 1 if ids.shape[1] == 1 and ids.device.type != "cpu" else 0
@@ -128,7 +130,7 @@ class _Draft:
         self.guess = given if fits else []
         self.texts: list[list[int]] = []
         self.certain: list[Pair] = []
-        self.fed, self.done, self._closing = 0, False, False
+        self.fed, self.done, self.closing = 0, False, False  # closing: all is certain, not all is fed
         self.margin, self.state = float("inf"), torch.empty(0)
         self._begin()
 
@@ -153,7 +155,7 @@ class _Draft:
             return self.certain[-1:]
         pairs, at = self.certain[self.fed :], len(self.texts) - 1
         first = len(self.texts[at])
-        while self.guess and not self._closing and at < len(self.guess):
+        while self.guess and not self.closing and at < len(self.guess):
             text = self.guess[at][: self._room(at)]
             pairs += self._pairs(at, text, first)
             if len(text) <= first or (text[-1] not in self.stops and len(text) < self._room(at)):
@@ -173,9 +175,9 @@ class _Draft:
                 kept = {slot for slot, _ in self.certain[: self.fed]}
                 return [slot for slot in slots[k:] if slot not in kept]
             self.fed += 1
-            if self.fed == len(self.certain) and not self._closing:
+            if self.fed == len(self.certain) and not self.closing:
                 self._extend(best[k], gaps[k], states[k])
-            self.done = self._closing and self.fed == len(self.certain)
+            self.done = self.closing and self.fed == len(self.certain)
         return []
 
     def _extend(self, token: int, gap: float, state: Tensor) -> None:
@@ -187,7 +189,7 @@ class _Draft:
         if token not in self.stops and len(text) < self._room(at):
             return
         if last:
-            self._closing = True
+            self.closing = True
         else:
             self.certain += self.between[at]
             self._begin()

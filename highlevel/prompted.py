@@ -33,7 +33,7 @@ class PromptedPlanner:
         confirmed rather than written again.
         """
         told = observation.with_instruction(instruction or observation.instruction)
-        return self.plan_on(self.engine.look(), [told], [memory], [previous])[0]
+        return self.plan_on(self.engine.look(), [told], [memory], [previous], read=False)[0]
 
     @torch.inference_mode()
     def plan_on(
@@ -42,12 +42,15 @@ class PromptedPlanner:
         observations: Sequence[Observation],
         memories: Sequence[str],
         previous: Sequence[Plan | None],
+        read: bool = True,
     ) -> list[Plan]:
-        """The same for the samples of a run, leaving what was read and written in it for the controller."""
+        """The same for the samples of a run, leaving what was read and written in it for the controller (if
+        it will read it).
+        """
         started = time.perf_counter()
         writing, inputs = self.begin(run, observations, memories, previous)
         run.read(run.layout.context, inputs, keep=())
-        return self.plans(writing.finish(), memories, time.perf_counter() - started)
+        return self.plans(writing.finish(read), memories, time.perf_counter() - started)
 
     def begin(
         self,

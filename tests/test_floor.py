@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def pictures(network: Network, frames: int = 1) -> dict:
 @pytest.mark.parametrize("name", ["pi05", "pi05_subtask", "pi06"])
 def test_what_each_part_multiplies(name):
     torch.manual_seed(0)
-    network = Network(family.build(name, True)).eval()
+    network = Network(replace(family.build(name, True), attention="math")).eval()  # which is counted
     p = network.preset
     layout = network.layout.inference.select(network.layout.inference.context)
     n, horizon = layout.length, p.horizon
@@ -67,7 +68,7 @@ def test_what_each_part_multiplies(name):
 
 @torch.no_grad()
 def test_what_past_frames_multiply():
-    network = Network(family.build("pi05_mem", True)).eval()
+    network = Network(replace(family.build("pi05_mem", True), attention="math")).eval()
     p, (camera, vision) = network.preset, network.preset.cameras[0]
     images, history = pictures(network, 3)[camera], torch.ones(1, 3, dtype=torch.bool)
     expected = floor.pictures(vision, p.decoder.width, 1, 3, 4)
