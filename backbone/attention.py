@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,14 +59,19 @@ def rotary(positions: Tensor, dim: int, theta: float, stretch: float = 1.0) -> t
     positions (3, B, S): time, row and column of every token; band i turns with axis i mod 3 (interleaved
     MRoPE). stretch: positions are divided by it (linear RoPE scaling).
     """
-    frequency = theta ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
-    frequency = frequency / stretch
+    frequency = _frequencies(dim, theta, stretch, positions.device)
     if positions.dim() == 3:
         axes = torch.arange(dim // 2, device=positions.device) % 3
         angle = positions.float()[axes].movedim(0, -1) * frequency
     else:
         angle = positions.float()[..., None] * frequency
     return angle.cos().unsqueeze(-2), angle.sin().unsqueeze(-2)
+
+
+@lru_cache(maxsize=256)
+def _frequencies(dim: int, theta: float, stretch: float, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # kept, so they must also serve training
+        return theta ** (-torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim) / stretch
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -62,11 +62,11 @@ class Run:
         self.hidden: dict[str, Tensor] = {}  # hidden states of what was read, (B, n, width)
         self._places: dict[str, tuple[int, int]] = {}  # a segment's first place and how many it has
         self._end = 0
-        self._held = self._range[:0]  # the slot that each place holds
         if self.static:
             for start, segment in zip(self.prefix.starts, self.prefix.segments, strict=True):
                 self._places[segment.name] = start, segment.length
-            self._end, self._held = self.slots, self._range[: self.slots]
+            self._end = self.slots
+        self._hold(self._range[: self._end])
         return self
 
     @torch.inference_mode()
@@ -206,8 +206,18 @@ class Run:
             return
         self._places[name] = self._end, length
         start = self.layout.start(name)
-        self._held = torch.cat((self._held, self._range[start : start + length]))
         self._end += length
+        self._hold(torch.cat((self._held, self._range[start : start + length])))
+
+    def _hold(self, slots: Tensor) -> None:
+        """The slot that each place holds, and what follows: each slot's place, what each may see there."""
+        self._held = slots
+        self._at = (
+            self._range
+            if self.static
+            else torch.zeros_like(self._range).index_copy_(0, slots, self._range[: self._end])
+        )
+        self._allowed = self.prefix.on(slots.device).allowed[:, slots]
 
     def _place(self, name: str) -> Tensor:
         first, length = self._places[name]
@@ -215,19 +225,13 @@ class Run:
 
     def _of(self, slots: Tensor) -> Tensor:
         """The places of slots (B, k) of segments that have been given theirs."""
-        if self.static:
-            return slots
-        table = torch.zeros(self.slots, dtype=torch.long, device=slots.device)
-        table[self._held] = self._range[: self._end]
-        return table[slots]
+        return slots if self.static else self._at[slots]
 
     def _attend(self, x: Tensor, slots: Tensor, places: Tensor, wanted: tuple[int, int] | None) -> Tensor:
         """x (B, S, width) in slots and places, (S,) or (B, S) -> hidden states of the wanted tokens."""
-        held = self._held
-        allowed = self.prefix.on(x.device).allowed
         rows = slots if slots.dim() == 2 else slots[None]
-        seen = allowed[rows][:, :, held] & self.valid[:, None, held]
-        mask = seen | (rows[..., None] == held)  # a token sees itself, so that no row is empty
+        seen = self._allowed[rows] & self.valid[:, None, self._held]
+        mask = seen | (rows[..., None] == self._held)  # a token sees itself, so that no row is empty
         positions = slots
         if self.layout.positions != "slots":
             positions = self.prefix.token_positions(self.valid)

@@ -150,11 +150,15 @@ def same(name: str, found: list[int], tokens: list[int]) -> None:
 def measured(options: Options, size: str) -> dict:
     device = options.begin()
     # Half precision rounds every way differently, and random networks are seldom sure: equal in float32.
-    exact, look = made(replace(options, dtype="float32"), size)
+    exact, look = made(replace(options, dtype="float32", mode="eager"), size)
     tokens = checked(exact, look, options.tokens)
-    policy = exact if options.dtype == "float32" else made(options, size)[0]
+    alike = options.dtype == "float32"
+    plain = exact if alike else made(replace(options, mode="eager"), size)[0]
+    policy = plain if options.mode == "eager" else made(options, size)[0]
+    usual, plan = Usual(plain, look, options.tokens), policy.plan(look)
+    if alike:
+        same(options.mode, list(plan.tokens), tokens)
     del exact
-    usual, plan = Usual(policy, look, options.tokens), policy.plan(look)
     calls = {
         "no cache": usual.no_cache,
         "growing cache": usual.growing,
