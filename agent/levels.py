@@ -80,12 +80,16 @@ class Levels(ModelHubMixin):
         """Plan, then act on that plan; cameras, state and words are encoded once for both."""
         return self.step_batch([Look(observation, memory, previous, committed)])[0]
 
-    @torch.inference_mode()
     def step_batch(self, looks: Sequence[Look]) -> list[tuple[Plan, ActionChunk]]:
         """The same for several agents in one pass; each gets what it would get alone."""
-        controller = self._there(self.controller, "controller", "makes actions")
         if not looks:
             return []
+        self._there(self.controller, "controller", "makes actions")
+        with self.engine.quietly():
+            return self._step(looks)
+
+    def _step(self, looks: Sequence[Look]) -> list[tuple[Plan, ActionChunk]]:
+        controller = self.controller
         started, run, copies = time.perf_counter(), controller.look(len(looks)), controller.copies
         seen, kept = [look.observation for look in looks], [look.committed for look in looks]
         noise = [look.generator for look in looks]

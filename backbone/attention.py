@@ -59,7 +59,8 @@ def rotary(positions: Tensor, dim: int, theta: float, stretch: float = 1.0) -> t
     positions (3, B, S): time, row and column of every token; band i turns with axis i mod 3 (interleaved
     MRoPE). stretch: positions are divided by it (linear RoPE scaling).
     """
-    frequency = _frequencies(dim, theta, stretch, positions.device)
+    made = _frequencies.__wrapped__ if torch.compiler.is_compiling() else _frequencies
+    frequency = made(dim, theta, stretch, positions.device)
     if positions.dim() == 3:
         axes = torch.arange(dim // 2, device=positions.device) % 3
         angle = positions.float()[axes].movedim(0, -1) * frequency

@@ -67,7 +67,8 @@ class TextEmbedding(nn.Module):
             return self.table(ids) * self.scale
         located = ids >= self.words
         x = self.table(ids.masked_fill(located, 0)) * self.scale
-        if ids.device.type == "cpu" and not located.any():  # elsewhere the question would wait for the device
+        asks = ids.device.type == "cpu" and not torch.compiler.is_compiling()
+        if asks and not located.any():  # elsewhere the question would wait for the device
             return x
         with torch.autocast(ids.device.type, enabled=False):
             value = (ids - self.words + 0.5) / LOC_BINS * 2 - 1

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbone.errors import UserError
 from backbone.frames import Frames
@@ -20,6 +21,7 @@ from backbone.inference import Run
 from backbone.network import Network
 
 WAYS = ("eager", "compiled", "graphs")
+PIECES = ("read", "predict", "velocity")  # of work, that are worth compiling
 WARM_UP = 3  # runs before a recording: kernels are chosen, workspaces made
 
 
@@ -39,8 +41,6 @@ class Engine:
         device = self.network.device
         if how == "graphs" and device.type != "cuda":
             raise UserError(f"prepare: expected a CUDA device for 'graphs', got '{device.type}'")
-        if how == "eager" and self.how == "compiled":
-            raise UserError("prepare: expected a network that is not compiled yet; load it again for 'eager'")
         if how == "compiled":
             try:
                 torch.compile(lambda x: x.sin() + 1, backend=backend)(torch.ones(8, device=device))
@@ -48,9 +48,7 @@ class Engine:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 warnings.warn(f"prepare: cannot compile here, staying '{self.how}' ({reason})", stacklevel=2)
                 return
-            for part in self._parts():
-                part.compile(fullgraph=True, dynamic=False, backend=backend)
-        self.how, self.static = how, how != "eager"
+        self.how, self.static, self.backend = how, how != "eager", backend
         self.forget()
 
     def forget(self) -> None:
@@ -62,13 +60,39 @@ class Engine:
         """An empty run for so many samples."""
         key = batch, chunks
         if key not in self._runs:
-            replayed = Replays() if self.how == "graphs" else None
-            self._runs[key] = Run(self.network, batch, chunks, self.static, replayed)
+            ways = {"eager": lambda: None, "compiled": lambda: Compiled(self.backend), "graphs": Replays}
+            self._runs[key] = Run(self.network, batch, chunks, self.static, ways[self.how]())
         return self._runs[key].reset()
 
-    def _parts(self) -> list[nn.Module]:
-        streams = [self.network.decoder, *([self.network.expert] if self.network.preset.expert else [])]
-        return [*self.network.towers.values(), *streams]
+    def quietly(self) -> AbstractContextManager:
+        """To compute in: nothing is kept for gradients. Inference mode saves a tenth on a CPU, but what is
+        made in it cannot be traced.
+        """
+        return torch.no_grad() if self.how == "compiled" else torch.inference_mode()
+
+
+class Compiled:
+    """Work through torch.compile, piece by piece: what only strings pieces together is left as it is."""
+
+    def __init__(self, backend: str):
+        self.backend, self._made, self._inside = backend, {}, False
+
+    def __call__(self, name: tuple, work: Callable, tensors: Sequence[Tensor]):
+        if self._inside or name[0] not in PIECES:
+            return work(*tensors)
+        key = name, tuple((tuple(t.shape), t.dtype) for t in tensors)
+        self._inside = True
+        try:
+            if key not in self._made:
+                work(*tensors)  # tables that are kept are made now, not while it is traced
+                # Inductor's wrapper in C++: in Python it takes longer than the work of a small network.
+                more = {"options": {"cpp_wrapper": True}} if self.backend == "inductor" else {}
+                self._made[key] = torch.compile(
+                    work, fullgraph=True, dynamic=False, backend=self.backend, **more
+                )
+            return self._made[key](*tensors)
+        finally:
+            self._inside = False
 
 
 class Replays:

@@ -24,7 +24,7 @@ class Frames:
     def forget(self) -> None:
         self._kept.clear()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def add(self, inputs: dict) -> dict:
         """Inputs of `Network.embed` with "early" {source: (B, T, n, width)} for the pictures with a past."""
         early = {}

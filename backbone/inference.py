@@ -32,7 +32,7 @@ class Run:
     replayed: how a step of work (a function of tensors, with a name) is done; see backbone/engine.py.
     """
 
-    @torch.inference_mode()
+    @torch.inference_mode(False)  # so that what is kept can be written to in every mode
     def __init__(
         self,
         network: Network,
@@ -54,7 +54,7 @@ class Run:
         self._never: dict[tuple[int, ...], Tensor] = {}
         self.reset()
 
-    @torch.inference_mode()
+    @torch.inference_mode(False)
     def reset(self) -> Run:
         """Forget the last look."""
         self.valid.zero_()
@@ -69,7 +69,7 @@ class Run:
         self._hold(self._range[: self._end])
         return self
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def read(self, names: tuple[str, ...], inputs: dict, keep: tuple[str, ...] | None = None) -> None:
         """Compute these segments from what `Network.embed` takes. keep: whose hidden states are wanted
         afterwards, by default all; the others are spared half of the last layer.
@@ -99,7 +99,7 @@ class Run:
         for name, span in zip(kept, spans, strict=True):
             self.hidden[name] = hidden[:, span.start - first : span.stop - first]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def predict(
         self, ids: Tensor, slots: Tensor, never: tuple[int, ...] = ()
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,7 +118,7 @@ class Run:
 
         return self.replayed(("predict", ids.shape[1], never), work, (ids, slots))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def write(self, name: str, ids: Tensor, offset: int, real: Tensor | None = None) -> Tensor:
         """Put ids (B, k) into a causal text segment from its column `offset` on -> hidden (B, k, width).
 
@@ -134,7 +134,7 @@ class Run:
         slots = self._range[start + offset : start + offset + ids.shape[1]].expand(self.batch, -1)
         return self.put(ids, slots, torch.ones_like(ids, dtype=torch.bool) if real is None else real)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def put(self, ids: Tensor, slots: Tensor, real: Tensor) -> Tensor:
         """Words ids (B, k) into slots (B, k) of texts that the layout has there -> hidden (B, k, width)."""
         network = self.network
@@ -149,23 +149,27 @@ class Run:
         for name in names:
             self._give(name, self.layout[name].length)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def prepare_actions(self) -> None:
         """Fix what the action suffix sees: call once after the last `read`, before `velocity`."""
         positions, mask = self.network.suffix_view(self.prefix, self.valid, self.chunks)
         mask = torch.cat((mask[:, :, : self.slots][:, :, self._held], mask[:, :, self.slots :]), 2)
         self.positions, self.bias = positions, mask_bias(mask, torch.float32)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def velocity(self, actions: Tensor, modulation: list[Tensor]) -> Tensor:
         """Noisy normalised actions (B, H, A), or (B, chunks, H, A), and the modulation of their time ->
         velocity, alike; overwrites the suffix.
         """
         end = self._end + self.suffix
-        memory = self.cache.at(self._range[self._end : end], end)
+
+        def work(actions: Tensor, positions: Tensor, bias: Tensor, *modulation: Tensor) -> Tensor:
+            memory = self.cache.at(self._range[self._end : end], end)
+            return self.network.velocity(actions, list(modulation), positions, bias, memory)
+
         chunks = actions if actions.dim() == 4 else actions[:, None]
-        velocity = self.network.velocity(chunks, modulation, self.positions, self.bias, memory)
-        return velocity.reshape(actions.shape)
+        tensors = chunks, self.positions, self.bias, *modulation
+        return self.replayed(("velocity",), work, tensors).reshape(actions.shape)
 
     # --- where things are ----------------------------------------------------------------------------------
 
@@ -209,6 +213,7 @@ class Run:
         self._end += length
         self._hold(torch.cat((self._held, self._range[start : start + length])))
 
+    @torch.inference_mode(False)
     def _hold(self, slots: Tensor) -> None:
         """The slot that each place holds, and what follows: each slot's place, what each may see there."""
         self._held = slots

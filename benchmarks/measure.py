@@ -315,7 +315,12 @@ def writing(policy: PromptedPolicy, look: Observation, previous: Plan | None = N
     """A call that writes the subtask's ids again and again onto what has been read once."""
     run, planner = prefilled(policy, look), policy.planner
     guess = [planner.guess(previous)]
-    return lambda: list(Writing(run, planner.alphabet, guess).finish(read=False)[0].texts[0])
+
+    def write() -> list[int]:
+        with policy.engine.quietly():
+            return list(Writing(run, planner.alphabet, guess).finish(read=False)[0].texts[0])
+
+    return write
 
 
 def chunking(policy: PromptedPolicy, look: Observation) -> Call:
@@ -323,7 +328,12 @@ def chunking(policy: PromptedPolicy, look: Observation) -> Call:
     run = prefilled(policy, look)
     if policy.planner is not None:
         Writing(run, policy.planner.alphabet).finish()
-    return lambda: policy.controller.act_on(run, [look], [""], [None])[0].actions
+
+    def chunk() -> np.ndarray:
+        with policy.engine.quietly():
+            return policy.controller.act_on(run, [look], [""], [None])[0].actions
+
+    return chunk
 
 
 def nano_writing(policy: Policy, look: Observation, memory: str, previous: Plan | None) -> Call:
@@ -331,4 +341,9 @@ def nano_writing(policy: Policy, look: Observation, memory: str, previous: Plan 
     planner, run = policy.planner, apart(policy)
     run.read(planner.context, planner.inputs([look], [memory]), planner.keep)
     guess = [(previous.tokens,) if previous is not None else None]
-    return lambda: Writing(run, ALPHABET, guess).finish(read=False)[0].texts[0]
+
+    def write() -> tuple[int, ...]:
+        with policy.engine.quietly():
+            return Writing(run, ALPHABET, guess).finish(read=False)[0].texts[0]
+
+    return write

@@ -93,7 +93,7 @@ class Writing:
             stale[row, draft.take(*found)] = True
         self.run.valid &= ~stale
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def finish(self, read: bool = True) -> list[Written]:
         """Pass after pass until every text has ended. read: the controller reads the text, so that its last
         token is fed too.

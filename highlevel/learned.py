@@ -37,9 +37,10 @@ class LearnedPlanner:
     ) -> Plan:
         """The next plan. `previous`, if it was this network's, is confirmed rather than written again."""
         told = observation.with_instruction(instruction or observation.instruction)
-        return self.plan_on(self.engine.look(), [told], [memory], [previous])[0]
+        with self.engine.quietly():
+            return self.plan_on(self.engine.look(), [told], [memory], [previous])[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def plan_on(
         self,
         run: Run,

@@ -33,9 +33,10 @@ class PromptedPlanner:
         confirmed rather than written again.
         """
         told = observation.with_instruction(instruction or observation.instruction)
-        return self.plan_on(self.engine.look(), [told], [memory], [previous], read=False)[0]
+        with self.engine.quietly():
+            return self.plan_on(self.engine.look(), [told], [memory], [previous], read=False)[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def plan_on(
         self,
         run: Run,

@@ -52,11 +52,13 @@ class SampledController(ABC):
 
     def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
         """A chunk (H, A) in robot units. committed (K, A), K < H: actions already promised, kept."""
-        started, run = time.perf_counter(), self.look()
-        self.read(run, [observation] * self.copies, [subtask] * self.copies)
-        return self.act_on(run, [observation], [subtask], [committed], started=started)[0]
+        started = time.perf_counter()
+        with self.engine.quietly():
+            run = self.look()
+            self.read(run, [observation] * self.copies, [subtask] * self.copies)
+            return self.act_on(run, [observation], [subtask], [committed], started=started)[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def act_on(
         self,
         run: Run,

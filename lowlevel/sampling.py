@@ -48,7 +48,7 @@ class Modulation:
     def __init__(self, network):
         self.network, self._made = network, {}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, steps: int, solver: str) -> tuple[list[list[Tensor]], list[Tensor]]:
         """Of each step, and of time 0 (what is promised): (1, 1, 1, 3 D) for each norm."""
         key = steps, solver, self.network.device, self._version()
