@@ -120,7 +120,7 @@ class Levels(ModelHubMixin):
         writing, inputs = planner.begin(run, seen, memories, [look.previous for look in looks])
         noise = controller.noise([look.generator for look in looks])
         promised = controller.promised(run, committed)
-        keys, tensors = leaves(inputs)
+        keys, tensors = leaves(run.whole(inputs))
 
         def work(ids: Tensor, slots: Tensor, noise: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
             promised, tensors = rest[: len(rest) - len(keys)], rest[len(rest) - len(keys) :]

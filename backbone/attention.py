@@ -25,29 +25,36 @@ def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, implementation: str = "auto") -> Tensor:
     """q (B, S, heads, D); k, v (B, N, kv_heads, D); bias (B or 1, 1, S, N) or None -> (B, S, heads * D).
 
-    "sdpa": torch's scaled_dot_product_attention. "math": plain matmul, softmax, matmul; query heads that
-    share a key head are one taller matrix, so keys are never repeated. "auto": sdpa, but math in training on
-    a CPU, where its bfloat16 backward is far faster than the fused kernel's.
+    "sdpa": torch's scaled_dot_product_attention. "math": plain matmul, softmax, matmul. "folded": sdpa with
+    the query heads that share a key head as one taller matrix, so that keys are never repeated; on CUDA,
+    masks leave sdpa no other way to share them but its slow one. "auto": folded on CUDA, else sdpa, but math
+    in training on a CPU, where its bfloat16 backward is far faster than the fused kernel's.
     """
     batch, queries, heads, dim = q.shape
     keys, groups = k.shape[1], heads // k.shape[2]
     if bias is not None:
         bias = bias.to(q.dtype)
     if implementation == "auto":
-        implementation = "math" if q.requires_grad and q.device.type == "cpu" else "sdpa"
+        usual = "folded" if q.device.type == "cuda" and groups > 1 else "sdpa"
+        implementation = "math" if q.requires_grad and q.device.type == "cpu" else usual
     if implementation == "sdpa":
         out = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=bias, enable_gqa=groups > 1
         )
         return out.transpose(1, 2).reshape(batch, queries, heads * dim)
-    if implementation != "math":
-        raise ValueError(f"attention: expected 'auto', 'math' or 'sdpa', got {implementation!r}")
+    if implementation not in ("math", "folded"):
+        known = "'auto', 'sdpa', 'folded' or 'math'"
+        raise ValueError(f"attention: expected {known}, got {implementation!r}")
     shape = (batch, k.shape[2], groups * queries)
     q = q.unflatten(2, (-1, groups)).permute(0, 2, 3, 1, 4).reshape(*shape, dim)
-    scores = (q * dim**-0.5) @ k.permute(0, 2, 3, 1)  # (B, kv, groups * S, N)
-    if bias is not None:
-        scores = (scores.view(batch, -1, groups, queries, keys) + bias[:, None]).view(*shape, keys)
-    out = scores.softmax(-1) @ v.transpose(1, 2)
+    if implementation == "folded":
+        mask = None if bias is None else bias.repeat(1, 1, groups, 1)
+        out = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
+    else:
+        scores = (q * dim**-0.5) @ k.permute(0, 2, 3, 1)  # (B, kv, groups * S, N)
+        if bias is not None:
+            scores = scores.view(batch, -1, groups, queries, keys) + bias[:, None]
+        out = scores.view(*shape, keys).softmax(-1) @ v.transpose(1, 2)
     return (
         out.view(batch, -1, groups, queries, dim).permute(0, 3, 1, 2, 4).reshape(batch, queries, heads * dim)
     )

@@ -97,6 +97,10 @@ def load_network(
 
 
 def _load_network(preset: Preset, directory: Path, what: str, device, dtype) -> Network:
+    if dtype == torch.bfloat16 and not has_bfloat16(device):
+        raise UserError(
+            f"{what}: expected a device that computes in bfloat16, got {device}; load it as float32"
+        )
     with torch.device("meta"):
         network = Network(preset)
     try:
@@ -113,6 +117,11 @@ def _load_network(preset: Preset, directory: Path, what: str, device, dtype) -> 
         raise UserError(f"{what}: {str(error).removeprefix('weights: ')}") from error
     network.load_state_dict(filled, assign=True)
     return network.eval()
+
+
+def has_bfloat16(device: str | torch.device) -> bool:
+    """Whether a device computes in bfloat16 (CPUs do, slowly; GPUs from Ampere on)."""
+    return torch.device(device).type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def empty(preset: Preset, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Network:

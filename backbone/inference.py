@@ -52,6 +52,8 @@ class Run:
         self.replayed: Replayed = replayed or (lambda name, work, tensors: work(*tensors))
         self._range = torch.arange(places, device=device)
         self._never: dict[tuple[int, ...], Tensor] = {}
+        pairs = zip(self.prefix.starts, self.prefix.segments, strict=True)
+        self._lay_out({s.name: (start, s.length) for start, s in pairs} if static else {})
         self.reset()
 
     @torch.inference_mode(False)
@@ -60,13 +62,8 @@ class Run:
         self.valid.zero_()
         self.fine: dict[str, Tensor] = {}  # cameras' fine maps
         self.hidden: dict[str, Tensor] = {}  # hidden states of what was read, (B, n, width)
-        self._places: dict[str, tuple[int, int]] = {}  # a segment's first place and how many it has
-        self._end = 0
-        if self.static:
-            for start, segment in zip(self.prefix.starts, self.prefix.segments, strict=True):
-                self._places[segment.name] = start, segment.length
-            self._end = self.slots
-        self._hold(self._range[: self._end])
+        if not self.static:
+            self._lay_out({})
         return self
 
     @torch.no_grad()
@@ -75,11 +72,11 @@ class Run:
         afterwards, by default all; the others are spared half of the last layer.
         """
         if self.static:
-            part, inputs = self.prefix.part(names), self._whole(inputs)
+            part, inputs = self.prefix.part(names), self.whole(inputs)
         else:
             part = self.prefix.part(*self._used(names, inputs))
+            self._give({segment.name: segment.length for segment in part.segments})
             for start, segment in zip(part.starts, part.segments, strict=True):
-                self._give(segment.name, segment.length)
                 self.valid[:, start : start + self.prefix[segment.name].length] = False
         kept = part.names if keep is None else tuple(name for name in part.names if name in keep)
         spans = [part.span(name) for name in kept]
@@ -146,8 +143,7 @@ class Run:
 
     def open(self, names: Iterable[str]) -> None:
         """Give texts that are about to be written their places."""
-        for name in names:
-            self._give(name, self.layout[name].length)
+        self._give({name: self.layout[name].length for name in names})
 
     @torch.no_grad()
     def prepare_actions(self) -> None:
@@ -192,8 +188,8 @@ class Run:
                     lengths.pop()  # `embed` refuses what is too long
         return tuple(used), tuple(lengths)
 
-    def _whole(self, inputs: dict) -> dict:
-        """Texts padded to their segments' lengths, so that shapes do not change."""
+    def whole(self, inputs: dict) -> dict:
+        """Texts padded to their segments' lengths, so that shapes do not depend on what is said."""
         lengths = {s.source: s.length for s in self.prefix.segments if s.kind == "text"}
         return {
             name: F.pad(value, (0, max(0, lengths[name] - value.shape[1])), value=PAD)
@@ -202,27 +198,29 @@ class Run:
             for name, value in inputs.items()
         }
 
-    def _give(self, name: str, length: int) -> None:
-        """Places for so many tokens of a segment, unless it has them."""
-        if name in self._places:
-            if self._places[name][1] < length:
-                raise ValueError(f"run: '{name}' was read with {self._places[name][1]} tokens, now {length}")
-            return
-        self._places[name] = self._end, length
-        start = self.layout.start(name)
-        self._end += length
-        self._hold(torch.cat((self._held, self._range[start : start + length])))
+    def _give(self, lengths: dict[str, int]) -> None:
+        """Places for so many tokens of each segment, unless it has them."""
+        places, end = dict(self._places), self._end
+        for name, length in lengths.items():
+            if name not in places:
+                places[name] = end, length
+                end += length
+            elif places[name][1] < length:
+                raise ValueError(f"run: '{name}' was read with {places[name][1]} tokens, now {length}")
+        if end > self._end:
+            self._lay_out(places)
 
     @torch.inference_mode(False)
-    def _hold(self, slots: Tensor) -> None:
-        """The slot that each place holds, and what follows: each slot's place, what each may see there."""
-        self._held = slots
-        self._at = (
-            self._range
-            if self.static
-            else torch.zeros_like(self._range).index_copy_(0, slots, self._range[: self._end])
-        )
-        self._allowed = self.prefix.on(slots.device).allowed[:, slots]
+    def _lay_out(self, places: dict[str, tuple[int, int]]) -> None:
+        """Each segment's first place and how many it has, and what follows: the slot that a place holds, the
+        place of a slot, and what a slot may see at each place.
+        """
+        self._places, self._end = places, sum(length for _, length in places.values())
+        starts = [(self.prefix.start(name), length) for name, (_, length) in places.items()]
+        spans = [self._range[start : start + length] for start, length in starts]
+        self._held = torch.cat(spans) if spans else self._range[:0]
+        self._at = torch.zeros_like(self._range).index_copy_(0, self._held, self._range[: self._end])
+        self._allowed = self.prefix.on(self._held.device).allowed[:, self._held]
 
     def _place(self, name: str) -> Tensor:
         first, length = self._places[name]

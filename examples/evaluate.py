@@ -25,6 +25,8 @@ def main(
     family: str | None = None,
     controller: Literal["learned", "teacher"] = "learned",
     execute: int = 8,
+    steps: int | None = None,
+    solver: Literal["euler", "midpoint", "adams"] = "euler",
     workers: int | None = None,
 ) -> int:
     """Args:
@@ -38,6 +40,8 @@ def main(
     family: only this task family (sort, stack, stow, clear, swap, press).
     controller: learned; teacher (the scripted teacher moves the arm, for diagnosis).
     execute: control steps (of 1/20 s) between looks.
+    steps: evaluations of the flow for a chunk of actions; the checkpoint's own number by default.
+    solver: of the flow; midpoint and adams are of second order, at the same cost.
     workers: processes; the number of cores by default.
     """
     if episodes < 1:
@@ -46,7 +50,7 @@ def main(
         raise UserError(f"seed: expected 0 or more, got {seed}")
     if workers is not None and workers < 0:
         raise UserError(f"workers: expected 0 or more, got {workers}")
-    settings = Settings(suite, family, checkpoint, planner, controller, execute)
+    settings = Settings(suite, family, checkpoint, planner, controller, execute, steps, solver)
     out = out or Path("outputs/evaluate") / "-".join(filter(None, (suite, family, planner)))
     console = Console(highlight=False)
     try:

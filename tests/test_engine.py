@@ -236,6 +236,25 @@ def test_a_tick_in_one_piece_is_the_same(name, words):  # noqa: F811
     assert before.origin == "confirmed"
 
 
+def test_other_words_are_the_same_work(words):  # noqa: F811
+    """A recording serves every instruction, plan and state: names and shapes of the work do not change."""
+    made, known = policy("pi06", words), []
+    made.engine.static = True
+    plans = [made.plan(look(seed)) for seed in (1, 2)]
+    for instruction, before in (("put", plans[0]), ("put the red block in the bin", plans[1])):
+        made.reset(1)
+        work = set()
+
+        def note(name, do, tensors, work=work):
+            work.add((name, tuple((t.shape, t.dtype) for t in tensors)))
+            return do(*tensors)
+
+        made.engine.look().replayed = note
+        made.step(look(0).with_instruction(instruction), previous=before)
+        known.append({item for item in work if item[0][0] == "tick"})
+    assert known[0] == known[1] and len(known[0]) == 1
+
+
 def test_compiled_without_a_break(words):  # noqa: F811
     """torch.compile sees whole functions: `fullgraph` raises where one breaks, whatever the backend."""
     plain, made = policy("pi06", words), policy("pi06", words)
@@ -265,7 +284,7 @@ def test_ways_that_there_are_not(words):  # noqa: F811
     with pytest.raises(UserError, match="response: expected at most 14 tokens, got 16"):
         run.write("response", torch.ones(1, 4, dtype=torch.long), 12)
     with pytest.raises(ValueError, match="'response' was read with 14 tokens, now 15"):
-        run._give("response", 15)
+        run._give({"response": 15})
 
 
 @pytest.mark.gpu

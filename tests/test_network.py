@@ -138,8 +138,10 @@ def test_rows_without_keys_stay_finite():
 def test_attention_implementations_agree():
     q, k, v = torch.randn(2, 5, 6, 8), torch.randn(2, 7, 2, 8), torch.randn(2, 7, 2, 8)
     bias = mask_bias(torch.rand(2, 5, 7) > 0.3, torch.float32)
-    torch.testing.assert_close(attend(q, k, v, bias, "math"), attend(q, k, v, bias, "sdpa"))
-    with pytest.raises(ValueError, match="expected 'auto', 'math' or 'sdpa'"):
+    for other in ("sdpa", "folded", "auto"):
+        torch.testing.assert_close(attend(q, k, v, bias, other), attend(q, k, v, bias, "math"))
+        torch.testing.assert_close(attend(q, k, v, None, other), attend(q, k, v, None, "math"))
+    with pytest.raises(ValueError, match="expected 'auto', 'sdpa', 'folded' or 'math'"):
         attend(q, k, v, bias, "flash")
 
 

@@ -26,6 +26,7 @@ from agent.evaluation.metrics import summarize
 from agent.loop import PLANNERS, Agent
 from backbone.errors import UserError
 from envs.errors import WorldError
+from lowlevel.sampling import Sampling
 
 Record = dict[str, Any]
 Watcher = Callable[[Record, int, int], None]  # record, episodes finished, episodes in all
@@ -42,8 +43,11 @@ class Settings:
     planner: str = "learned"
     controller: str = "learned"
     execute: int = 8
+    steps: int | None = None  # of flow, for a chunk; the preset's by default
+    solver: str = "euler"
 
     def __post_init__(self):
+        Sampling(self.steps, self.solver)
         for name, value, known in (
             ("planner", self.planner, PLANNERS),
             ("controller", self.controller, CONTROLLERS),
@@ -62,6 +66,8 @@ def build(settings: Settings, policy=None):
         from agent.policy import load
 
         policy = load(settings.checkpoint)
+    if settings.controller == "learned" and getattr(policy, "controller", None) is not None:
+        policy.controller.sampling = Sampling(settings.steps, settings.solver)
     planner, controller = settings.planner, None
     if teachers:
         from agent.oracle import OraclePlanner, TeacherController
