@@ -13,7 +13,8 @@ from torch import Tensor
 
 from backbone.engine import Engine
 from backbone.errors import UserError
-from backbone.inference import Run, leaves, tree
+from backbone.inference import Run
+from backbone.inputs import leaves, tree
 from backbone.observation import Observation
 from highlevel.plan import Plan
 from lowlevel.controller import ActionChunk
@@ -101,7 +102,7 @@ class Levels(ModelHubMixin):
             controller.read(run, seen * copies, texts * copies)
         else:
             memories, before = [look.memory for look in looks], [look.previous for look in looks]
-            if self.engine.static and copies == 1 and hasattr(self.planner, "begin") and all(before):
+            if self.engine.static and copies == 1 and self.planner.read_as_written and all(before):
                 return self._tick(run, looks)
             plans = self.planner.plan_on(run, seen * copies, memories * copies, before * copies)
             controller.tell(run, [plan.text for plan in plans])

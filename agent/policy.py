@@ -10,7 +10,7 @@ from agent.levels import Levels
 from backbone import checkpoint
 from backbone.engine import Engine
 from backbone.errors import UserError
-from backbone.inference import encode_words
+from backbone.inputs import encode_words
 from backbone.network import Network
 from backbone.observation import Observation
 from backbone.tokenizer import Tokenizer

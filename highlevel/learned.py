@@ -9,7 +9,8 @@ import torch
 
 from backbone.engine import Engine
 from backbone.errors import UserError
-from backbone.inference import Run, encode_words, observed
+from backbone.inference import Run
+from backbone.inputs import encode_words, observed
 from backbone.observation import Observation
 from backbone.pointer import read_out
 from backbone.tokenizer import BOS, EOS, MEMORY, PAD, POINT, SCENE, SUBTASK, UNK, Tokenizer
@@ -21,6 +22,10 @@ ALPHABET = Alphabet(MEMORY, (EOS, POINT), PAD, never=(PAD, UNK, BOS, MEMORY), op
 
 
 class LearnedPlanner:
+    """Writes memory, scene and subtask in one text, and points into a picture."""
+
+    read_as_written = False  # the controller reads the plan anew, as text
+
     def __init__(self, engine: Engine, tokenizer: Tokenizer):
         self.engine, self.network, self.tokenizer = engine, engine.network, tokenizer
         layout = self.network.layout.planner

@@ -9,7 +9,8 @@ import torch
 
 from backbone.engine import Engine
 from backbone.errors import UserError
-from backbone.inference import Run, together
+from backbone.inference import Run
+from backbone.inputs import together
 from backbone.observation import Observation
 from backbone.reader import Reader
 from highlevel.decoding import Alphabet, Guess, Writing, Written
@@ -18,6 +19,8 @@ from highlevel.plan import DONE, Plan, parse_plan_text
 
 class PromptedPlanner:
     """Writes the layout's targets in turn: π0.5 and π0.6 a subtask, π0.7 the memory and then a subtask."""
+
+    read_as_written = True  # by the controller, from the same store
 
     def __init__(self, engine: Engine, reader: Reader):
         self.targets = [s.name for s in reader.layout.segments if s.target]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from backbone.engine import Engine
-from backbone.inference import Run, encode_words, observed
+from backbone.inference import Run
+from backbone.inputs import encode_words, observed
 from backbone.observation import Observation
 from backbone.tokenizer import Tokenizer
 from lowlevel.sampled import SampledController

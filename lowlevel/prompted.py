@@ -8,7 +8,8 @@ import torch
 
 from backbone.engine import Engine
 from backbone.errors import UserError
-from backbone.inference import Run, together
+from backbone.inference import Run
+from backbone.inputs import together
 from backbone.observation import Observation
 from backbone.reader import Reader
 from lowlevel.sampled import SampledController

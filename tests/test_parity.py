@@ -10,7 +10,8 @@ from agent.oracle import plan_of
 from agent.policy import Policy
 from backbone.attention import mask_bias
 from backbone.cache import Beside
-from backbone.inference import Run, encode_words, observed
+from backbone.inference import Run
+from backbone.inputs import encode_words, observed
 from backbone.network import Network
 from backbone.observation import Observation
 from backbone.presets import preset
