@@ -11,7 +11,6 @@ device as measured here allows either of them (benchmarks/floor.py); means littl
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -128,14 +127,9 @@ def main(options: Options) -> dict:
         for part, ms in record["floor_ms"].items():
             rows.append((size, part, "floor", ms, None, ms / record["rows"][f"{part}, ours"]["median_ms"]))
     columns = ("size", "part", "way", "ms", "p95", "times ours", "wished, at least")
-    measure.show(options, f"pi05: a chunk in {options.steps} steps", columns, rows)
     record = {"benchmark": "chunks", "mode": options.mode, "steps": options.steps, "sizes": found}
-    measure.save(options, record)
-    return record
+    return measure.report(options, f"pi05: a chunk in {options.steps} steps", columns, rows, record)
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, description=__doc__))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    measure.command(main, Options, __doc__)

@@ -11,14 +11,12 @@ device's rate and bandwidth, both measured here (benchmarks/floor.py); "times" i
 from __future__ import annotations
 
 import resource
-import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import floor
 import measure
 import torch
-import tyro
 from floor import Cost
 
 from agent.prompted import PromptedPolicy
@@ -172,7 +170,4 @@ def main(options: Options) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, description=__doc__))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    measure.command(main, Options, __doc__)

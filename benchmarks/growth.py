@@ -12,13 +12,11 @@ turns. Agents that a policy cannot step at once are stepped one after another. T
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import measure
-import tyro
 
 from agent.prompted import PromptedPolicy
 from backbone.errors import UserError
@@ -141,7 +139,4 @@ def main(options: Options) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, description=__doc__))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    measure.command(main, Options, __doc__)

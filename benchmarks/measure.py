@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import tyro
 from rich.console import Console
 from rich.table import Table
 from tokenizers import Regex, Tokenizer, pre_tokenizers
@@ -170,6 +171,23 @@ def save(settings: Settings, record: Mapping[str, Any]) -> None:
     fresh = settings.out.with_name(f".{settings.out.name}.{os.getpid()}.new")
     fresh.write_text(json.dumps({"machine": machine(settings), **record}, indent=1))
     os.replace(fresh, settings.out)
+
+
+def report(
+    settings: Settings, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], record: dict
+) -> dict:
+    """Show the rows, save the record, and return it."""
+    show(settings, title, columns, rows)
+    save(settings, record)
+    return record
+
+
+def command(main: Callable[[Any], dict], options: type, about: str) -> None:
+    """A benchmark from the command line; what is wrong with it in one line."""
+    try:
+        main(tyro.cli(options, description=about))
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 # --- networks with random weights ------------------------------------------------------------------------

@@ -9,14 +9,12 @@ the same noise; full scale of an action is 2. Closed loop: the same seeds for ev
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import measure
 import numpy as np
-import tyro
 from tick import along
 
 from agent.evaluation.runner import Settings as Evaluation
@@ -92,19 +90,14 @@ def main(options: Options) -> dict:
         records.append(record)
         cells.append(cell)
     columns = ["steps", "solver", "away", "chunk, ms", "p95"] + ["solved", "95%"] * bool(options.episodes)
-    measure.show(options, f"{options.checkpoint}: steps of flow", columns, cells)
     record = {
         "benchmark": "sampling",
         "checkpoint": options.checkpoint,
         "looks": options.looks,
         "rows": records,
     }
-    measure.save(options, record)
-    return record
+    return measure.report(options, f"{options.checkpoint}: steps of flow", columns, cells, record)
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, description=__doc__))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    measure.command(main, Options, __doc__)

@@ -15,7 +15,6 @@ least that the device as measured here allows any of them that has a cache (benc
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -213,14 +212,9 @@ def main(options: Options) -> dict:
         for part, ms in record["floor_ms"].items():
             rows.append((size, part, "floor", ms, None, ms / record["rows"][f"{part}, ours"]["median_ms"]))
     columns = ("size", "part", "way", "ms", "p95", "times ours", "wished, at least")
-    measure.show(options, f"{options.preset}: {options.tokens} tokens", columns, rows)
     record = {"benchmark": "subtask", "preset": options.preset, "mode": options.mode, "sizes": found}
-    measure.save(options, record)
-    return record
+    return measure.report(options, f"{options.preset}: {options.tokens} tokens", columns, rows, record)
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, description=__doc__))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    measure.command(main, Options, __doc__)

@@ -13,12 +13,10 @@ Every look has its turn with every part; medians and 95th percentiles over looks
 from __future__ import annotations
 
 import statistics
-import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import measure
-import tyro
 from measure import Timing
 
 from agent.policy import Policy
@@ -145,13 +143,8 @@ def main(options: Options) -> dict:
         rows += [(cores, name, share, None, f"{SHARE} or less") for name, share in shares.items()]
     options = replace(options, threads=max(options.cores))
     title = f"{options.checkpoint}: {len(looks)} looks, {confirmed} confirmed, {words:.1f} tokens a plan"
-    measure.show(options, title, ("cores", "part", "ms", "p95", "wished"), rows)
-    measure.save(options, record)
-    return record
+    return measure.report(options, title, ("cores", "part", "ms", "p95", "wished"), rows, record)
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, description=__doc__))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    measure.command(main, Options, __doc__)

@@ -66,8 +66,11 @@ class Writing:
 
     def __init__(self, run: Run, alphabet: Alphabet, guesses: Sequence[Guess | None] | None = None):
         self.run, self.alphabet, self.passes = run, alphabet, 0
-        tail = run.prefix.segments[len(run.layout.context) :]
+        last = max(at for at, segment in enumerate(run.prefix.segments) if segment.target)
+        tail = run.prefix.segments[len(run.layout.context) : last + 1]
         self.names, self.whole = [s.name for s in tail], sum(s.length for s in tail)
+        self.limit = run.prefix.starts[last] + tail[-1].length - 1  # the last slot
+        self.ahead = 1 if run.network.device.type == "cpu" else AHEAD
         self.drafts = [_Draft(run.layout, tail, alphabet, g) for g in guesses or [None] * run.batch]
 
     @property
@@ -103,9 +106,10 @@ class Writing:
         while not (self.done if read else all(draft.closing for draft in self.drafts)):
             ids, slots = self.feed()
             steps = [(ids, slots, *run.predict(ids, slots, self.alphabet.never))]
-            ahead = AHEAD - 1 if ids.shape[1] == 1 and ids.device.type != "cpu" else 0
-            for _ in range(ahead):  # blindly on; what follows an end, or differs, is taken back
-                ids, slots = steps[-1][3], (slots + 1).clamp(max=run.slots - 1)
+            for _ in range(self.ahead - 1 if ids.shape[1] == 1 else 0):
+                # Blindly on; what follows an end is taken back. At the last slot: the same once more.
+                over = slots >= self.limit
+                ids, slots = torch.where(over, ids, steps[-1][3]), torch.where(over, slots, slots + 1)
                 steps.append((ids, slots, *run.predict(ids, slots, self.alphabet.never)))
             self.take(*(torch.cat(parts, 1) for parts in zip(*steps, strict=True)))
         return [draft.written(self.passes) for draft in self.drafts]
