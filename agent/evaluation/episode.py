@@ -6,10 +6,14 @@ compared with what the teacher would have said there. Nothing of that reaches th
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from agent.evaluation.analysis import RATE, derive
 from agent.evaluation.statistics import quantile
 from agent.loop import Agent, Step
 from backbone.observation import Observation
@@ -19,9 +23,11 @@ from envs.tabletop.inventory import inventory
 from envs.tabletop.reading import fits, read
 from envs.tabletop.tasks import Task
 from envs.tabletop.teacher import Teacher
+from envs.tabletop.world import World
 from highlevel.plan import DONE, Plan
 
-RATE = 20  # control ticks a second
+__all__ = ["RATE", "initial_state", "run_episode"]
+
 AFTER = 30  # ticks that an episode runs on after its goal is reached: time to say "done"
 NEAR = (
     10  # ticks: a look this close to a switch of the teacher's subtask is not counted as "away from switches"
@@ -48,12 +54,13 @@ def run_episode(
     """
     started = time.perf_counter()
     _, info = env.reset(seed=EVALUATION_START + seed)
+    state = initial_state(env.world)
     said = instruction or env.unwrapped.task_description
     judged = instruction is None or _asks_for(instruction, env.task)
     agent.reset(said, seed)
     teacher = Teacher()
     teacher.reset()
-    log = _Log(said)
+    log = _Log(said, float(info["progress"]))
     limit, tick, success_tick, watching = env.task.max_steps, 0, None, 0.0
     while tick < limit if success_tick is None else tick < success_tick + after:
         observation = Observation.from_env(env.look(), said) if agent.needs_observation else None
@@ -63,6 +70,7 @@ def run_episode(
         log.tick(tick, step, truth, scene)
         _, _, _, _, info = env.step(step.action)
         tick += 1
+        log.progress(tick, float(info["progress"]))
         if instruction is None and info.get("instruction_changed"):
             said = env.unwrapped.task_description
             agent.say(said)
@@ -80,6 +88,7 @@ def run_episode(
             break
     record = {
         "seed": seed,
+        "initial_state": state,
         "suite": env.suite,
         "family": env.task.family,
         "instruction": said,
@@ -90,7 +99,18 @@ def run_episode(
         "progress": float(info["progress"]) if judged else None,
         "steps": tick,
     }
-    return record | log.record(judged, success_tick, tick, time.perf_counter() - started - watching)
+    record |= log.record(judged, success_tick, tick, time.perf_counter() - started - watching)
+    return record | derive(record)
+
+
+def initial_state(world: World) -> str:
+    """16 hex digits that stand for the table as it is: where every object and the arm are, and their colours.
+
+    Rounded to 10 micrometres, so that another machine's last bits do not make it another table.
+    """
+    parts = (world.data.qpos, world.data.qvel, world.data.mocap_pos, world.model.geom_rgba)
+    rounded = [np.round(np.asarray(part, np.float64), 5) + 0.0 for part in parts]  # + 0.0: no minus zero
+    return hashlib.sha256(b"".join(part.tobytes() for part in rounded)).hexdigest()[:16]
 
 
 def _asks_for(instruction: str, task: Task) -> bool:
@@ -99,14 +119,16 @@ def _asks_for(instruction: str, task: Task) -> bool:
 
 
 class _Log:
-    """Collects an episode's looks, subtasks and failures."""
+    """Collects an episode's looks, subtasks and failures, what the teacher said and how progress went."""
 
-    def __init__(self, instruction: str):
+    def __init__(self, instruction: str, progress: float):
         self.instructions = [{"time": 0.0, "text": instruction}]
         self.looks: list[dict[str, Any]] = []
         self.subtasks: list[dict[str, Any]] = []
         self.failures: list[dict[str, Any]] = []
         self.switches: list[int] = []
+        self.teacher: list[dict[str, Any]] = []
+        self.course = [[0.0, round(progress, 4)]]
         self.done_tick: int | None = None
         self.true_done: int | None = None
         self._truth: str | None = None
@@ -115,6 +137,9 @@ class _Log:
         if truth is not None:
             if self._truth is not None and truth.subtask != self._truth:
                 self.switches.append(tick)
+            if truth.subtask != self._truth:
+                self.teacher.append({"text": truth.subtask, "start": tick / RATE})
+            self.teacher[-1]["end"] = (tick + 1) / RATE
             self._truth = truth.subtask
             if truth.subtask == DONE and self.true_done is None:
                 self.true_done = tick
@@ -126,6 +151,10 @@ class _Log:
             if " failed: " in event:
                 self.failures.append({"time": tick / RATE, "event": event})
         self._subtask(tick, step.plan)
+
+    def progress(self, tick: int, value: float) -> None:
+        if round(value, 4) != self.course[-1][1]:
+            self.course.append([tick / RATE, round(value, 4)])
 
     def _subtask(self, tick: int, plan: Plan | None) -> None:
         if plan is None:
@@ -152,7 +181,8 @@ class _Log:
         late = None
         if success_tick is not None:
             late = self.done_tick is None or self.done_tick > success_tick + AFTER
-        return {
+        told = {"teacher": self.teacher, "progress_steps": self.course} if judged else {}
+        return told | {
             "done_time": done,
             "done_early": early if judged else None,
             "done_late": late,
@@ -173,6 +203,8 @@ def _look(tick: int, step: Step, truth, scene: str | None) -> dict[str, Any]:
     said = step.said
     look = {"tick": tick, "text": said.subtask, "margin": round(said.margin, 4), "origin": said.origin}
     look["ms"] = round(step.seconds * 1000, 3)
+    if said.seconds:
+        look["plan_ms"] = round(said.seconds * 1000, 3)
     if truth is not None:
         agree = said.subtask == truth.subtask
         look |= {"truth": truth.subtask, "agree": agree, "memory_agree": said.memory == truth.memory}

@@ -12,7 +12,6 @@ import hashlib
 import json
 import multiprocessing as mp
 import os
-import platform
 import signal
 import time
 import traceback
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.evaluation.metrics import summarize
+from agent.evaluation.provenance import SCHEMA, provenance
 from agent.loop import PLANNERS, Agent
 from backbone.errors import UserError
 from envs.errors import WorldError
@@ -122,25 +122,12 @@ def evaluate(
     summary = summarize(good, bad) | {
         "settings": dataclasses.asdict(settings) | {"seed": seeds[0], "episodes": len(seeds)},
         "checkpoint_sha256": store.fingerprint,
-        "versions": versions(),
+        **provenance(),
         "seconds": round(time.perf_counter() - started, 1),
         "episodes_resumed": len(seeds) - len(todo),
     }
     store.summary(summary)
     return summary
-
-
-def versions() -> dict[str, str]:
-    """What a number depends on besides the seeds."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
-    for name in ("steersman", "torch", "mujoco", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "source"
-    return found
 
 
 # -- one process
@@ -259,8 +246,10 @@ class _Store:
         identity = dataclasses.asdict(settings) | {"checkpoint_sha256": self.fingerprint}
         make_folder(out)
         run, lines = out / "run.json", out / "episodes.jsonl"
+        now, runs = provenance(), []
         if lines.exists():
             before = _read_json(run)
+            runs = before.get("runs", [{}])
             different = [key for key, value in identity.items() if before.get(key) != value]
             if different:
                 key = different[0]
@@ -269,7 +258,8 @@ class _Store:
                     "choose another folder"
                 )
             self.finished = _read_records(lines)
-        write_json(run, identity)
+        # whoever wrote episodes here: a resumed run may have other versions or another machine
+        write_json(run, identity | {"schema": SCHEMA, "runs": runs + [now] * (now not in runs)})
         self._file = lines.open("a")
 
     def append(self, record: Record) -> None:
