@@ -1,0 +1,191 @@
+"""A folder of results as it lies on disk: read, checked, and its derived numbers computed anew.
+
+`summary.json` is read for one purpose only: to say where it disagrees with the records beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.evaluation.analysis import derive
+from agent.evaluation.metrics import summarize
+from backbone.errors import UserError
+
+Record = dict[str, Any]
+NEEDED = {
+    "family": str,
+    "instruction": str,
+    "instructions": list,
+    "success": (bool, type(None)),
+    "progress": (int, float, type(None)),
+    "steps": int,
+    "subtasks": list,
+    "looks": list,
+    "timings": dict,
+}  # without these an episode cannot be told
+
+
+@dataclass
+class Results:
+    """One run: its finished episodes by seed, those the software failed in, and what is odd about it."""
+
+    folder: Path
+    name: str
+    run: dict[str, Any]
+    records: list[Record]
+    errors: list[Record]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def judged(self) -> list[Record]:
+        return [r for r in self.records if r["success"] is not None]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Computed from the records."""
+        return summarize(self.records, self.errors)
+
+
+def read_results(folder: Path | str, name: str | None = None) -> Results:
+    """The results in a folder. UserError for an unknown folder, for one without records and for a corrupt
+    record (with its line)."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"results: expected a folder that `steersman evaluate` wrote, found none at '{folder}'"
+        )
+    path = folder / "episodes.jsonl"
+    if not path.is_file():
+        raise UserError(f"results: expected {path} with the episodes' records, found none")
+    lines, warnings = _read_lines(path)
+    by_seed: dict[int, Record] = {}
+    for record in lines:
+        if not record.get("error") or by_seed.get(record["seed"], {"error": True}).get("error"):
+            by_seed[record["seed"]] = record  # an episode that failed once and was run again counts as run
+    if not by_seed:
+        raise UserError(f"results: expected records of episodes in {path}, found none")
+    every = [by_seed[seed] for seed in sorted(by_seed)]
+    records = [r | derive(r) for r in every if not r.get("error")]
+    errors = [r | {"reason": "software_error"} for r in every if r.get("error")]
+    run = _read_object(folder / "run.json")
+    if not run:
+        warnings.append("run.json is missing or unreadable: the settings of these episodes are not known")
+    warnings += _odd(records, run)
+    found = Results(folder, name or folder.resolve().name, run, records, errors, warnings)
+    found.warnings += disagreements(found, by_seed)
+    return found
+
+
+def _read_lines(path: Path) -> tuple[list[Record], list[str]]:
+    text = path.read_bytes().decode(errors="replace")
+    lines, found, warnings = text.split("\n"), [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            if number == len(lines):  # no line end: the run was killed while it wrote
+                warnings.append(f"{path.name}: line {number} is cut off, as a killed run leaves it; left out")
+                continue
+            raise UserError(f"{path}: line {number}: expected a record of an episode, got no JSON") from None
+        wrong = _wrong(record)
+        if wrong:
+            raise UserError(f"{path}: line {number}: expected {wrong}")
+        found.append(record)
+    return found, warnings
+
+
+def _wrong(record: Any) -> str | None:
+    """What a record lacks, in the words of an error; None if it can be told."""
+    if not isinstance(record, dict):
+        return f"a record of an episode, got {type(record).__name__}"
+    if not isinstance(record.get("seed"), int) or isinstance(record["seed"], bool):
+        return f"a whole number as seed, got {record.get('seed')!r}"
+    if record.get("error"):
+        return None
+    for key, kinds in NEEDED.items():
+        if key not in record:
+            return f"'{key}' in the record of seed {record['seed']}, found none"
+        if not isinstance(record[key], kinds):
+            return f"'{key}' of another kind in the record of seed {record['seed']}, got {record[key]!r:.60}"
+    try:
+        derive(record)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        return f"a whole record of seed {record['seed']}, got one with a broken part ({error!r:.80})"
+    return None
+
+
+def _odd(records: Sequence[Record], run: dict[str, Any]) -> list[str]:
+    """What a reader should know before believing these records."""
+    found = []
+    suites = sorted({r["suite"] for r in records if "suite" in r})
+    if run and suites not in ([], [run.get("suite")]):
+        found.append(f"run.json speaks of suite {run.get('suite')}, the records are of {', '.join(suites)}")
+    old = sum("progress_steps" not in r for r in records if r["success"] is not None)
+    if old:
+        found.append(
+            f"{old} of {len(records)} records were written before schema 1: the teacher's timeline is as "
+            "coarse as the looks, and setbacks are not known, so what was dropped shows as timeout"
+        )
+    if len(run.get("runs", ())) > 1:
+        found.append("these episodes were run in several goes, with other versions or on another machine")
+    return found
+
+
+# -- summary.json against its records
+
+
+def disagreements(results: Results, by_seed: dict[int, Record]) -> list[str]:
+    """One line for each number of summary.json that its records do not bear out."""
+    path = results.folder / "summary.json"
+    if not path.exists():
+        return [
+            "there is no summary.json: the run was not finished; what follows is of the episodes that were"
+        ]
+    written = _read_object(path)
+    if not written:
+        return [f"{path.name} is unreadable (nothing here is taken from it)"]
+    settings = written.get("settings", {})
+    first, count = settings.get("seed"), settings.get("episodes")
+    records, errors = results.records, results.errors
+    missing = []
+    if isinstance(first, int) and isinstance(count, int):
+        seeds = range(first, first + count)
+        records = [r for r in records if r["seed"] in seeds]
+        errors = [r for r in errors if r["seed"] in seeds]
+        lost = [seed for seed in seeds if seed not in by_seed]
+        if lost:
+            some = ", ".join(map(str, lost[:8])) + (", ..." if len(lost) > 8 else "")
+            missing = [f"summary.json speaks of {count} episodes; without record: {len(lost)} (seeds {some})"]
+    computed = summarize(records, errors)
+    lines = list(_differences(computed, written, ""))
+    if len(lines) > 6:
+        lines = lines[:6] + [f"and {len(lines) - 6} more"]
+    return missing + [f"summary.json disagrees with its records: {line}" for line in lines]
+
+
+def _differences(computed: Any, written: Any, where: str):
+    """Numbers that differ, where both have them (an older summary has fewer)."""
+    if isinstance(computed, dict) and isinstance(written, dict):
+        for key in computed:
+            if key in written:
+                yield from _differences(computed[key], written[key], f"{where}.{key}" if where else str(key))
+    elif isinstance(computed, float) and isinstance(written, (int, float)):
+        if not math.isclose(computed, written, rel_tol=1e-9, abs_tol=1e-9):
+            yield f"{where} is {written:.6g} there, {computed:.6g} in the records"
+    elif computed != written:
+        yield f"{where} is {written!r:.40} there, {computed!r:.40} in the records"
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
