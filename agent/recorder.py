@@ -16,12 +16,17 @@ import traceback
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backbone.errors import UserError
 
+if TYPE_CHECKING:
+    from agent.loop import Step
+
 FPS = 10
+TICKS = 20  # of control, a second
 VIEW = (640, 480)  # the person's view; beside it a column of policy cameras, below it the words
 COLUMN, FOOTER, MARGIN = 240, 88, 12
 INK, DIM, PAPER, ACCENT = (236, 236, 232), (150, 152, 158), (22, 24, 29), (255, 196, 61)
@@ -40,6 +45,15 @@ class Caption:
     progress: float = 0.0
     success: bool = False
     note: str = ""
+
+    @classmethod
+    def of(cls, step: Step, moment: dict[str, Any], note: str = "") -> Caption:
+        """Of a tick: what the agent did, and of what happened `instruction`, `progress` and `success`."""
+        plan = step.plan
+        target = None if plan is None or plan.target is None else (plan.target.y, plan.target.x)
+        words = ("", "") if plan is None else (plan.subtask, plan.memory)
+        happened = moment["tick"] / TICKS, moment["progress"], moment["success"]
+        return cls(moment["instruction"], *words, target, *happened, note)
 
 
 class Recorder:

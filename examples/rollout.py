@@ -101,12 +101,7 @@ def roll(console, env, agent, seed: int, instruction: str | None, out: Path, not
             view = stack.enter_context(EpisodeView(console, title, moment["instruction"]))
         view.update(step, moment)
         if recorder is not None and moment["tick"] % (RATE // FPS) == 0:
-            plan = step.plan
-            target = None if plan is None or plan.target is None else (plan.target.y, plan.target.x)
-            words = ("", "") if plan is None else (plan.subtask, plan.memory)
-            clock, progress, success = moment["tick"] / RATE, moment["progress"], moment["success"]
-            caption = Caption(moment["instruction"], *words, target, clock, progress, success, note)
-            recorder.add(env.world.save(), caption)
+            recorder.add(env.world.save(), Caption.of(step, moment, note))
 
     if recorder is not None:
         recorder.begin(out / f"episode-{seed}.mp4")
