@@ -8,7 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from agent.evaluation.analysis import derive
+from agent.evaluation.episode import run_episode
 from agent.evaluation.metrics import summarize
+from agent.evaluation.provenance import SCHEMA, provenance
 from agent.evaluation.runner import Settings, build, evaluate
 from agent.evaluation.statistics import quantile, rate, wilson
 from backbone.errors import UserError
@@ -82,6 +85,22 @@ def test_summary_counts_errors_apart():
     assert planner["done_early"]["successes"] == 1 and planner["done_late"] == rate(1, 2)
 
 
+def test_summary_of_decisions_switches_and_reasons():
+    timed = [{"text": "x", "time": 1.0, "error": e} for e in (0.0, 0.4, None)]
+    of = {"switches": timed, "replans": 2, "recoveries": 1, "corrections": 0}
+    records = [
+        _record(0, "sort", False, [_look(True, False)], reason="dropped", **of)
+        | {"decisions": {"points": 4, "seen": 3, "right": 2}},
+        _record(1, "sort", True, [_look(True, False)], reason=None, replans=4, recoveries=None),
+    ]
+    summary = summarize(records)
+    assert summary["reasons"] == {"dropped": 1}
+    assert summary["counts"] == {"replans": 3.0, "corrections": 0.0, "recoveries": 1.0}
+    assert summary["planner"]["decision_points"] == rate(2, 3)
+    switches = summary["planner"]["switches"]
+    assert switches["n"] == 3 and switches["missed"] == 1 and switches["seconds_median"] == 0.2
+
+
 def test_an_agent_without_a_planner_is_not_scored_as_one():
     records = [_record(0, "sort", True, [_look(False, False, origin="instruction")])]
     assert summarize(records)["planner"] is None
@@ -110,6 +129,39 @@ def test_the_teacher_solves_and_is_resumed_and_repeats_itself(tmp_path):
     other = Settings(suite="long", planner="oracle", controller="teacher")
     with pytest.raises(UserError, match="another folder"):
         evaluate(other, range(2), tmp_path, workers=0)
+
+
+def test_an_episode_begins_the_same_for_everybody():
+    env, agent = build(TEACHER)
+    states = [run_episode(env, agent, seed)["initial_state"] for seed in (3, 4, 3)]
+    env.close()
+    other, agent = build(Settings(family="stack", planner="oracle", controller="teacher"))
+    states.append(run_episode(other, agent, 3)["initial_state"])  # seed 3 of core is a stack as well
+    other.close()
+    assert states[0] == states[2] == states[3] != states[1]
+
+
+def test_a_run_says_who_ran_it(tmp_path):
+    summary = evaluate(TEACHER, [7], tmp_path, workers=0)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["schema"] == summary["schema"] == SCHEMA and run["suite"] == "core"
+    (now,) = run["runs"]
+    assert now == provenance() and now["versions"]["mujoco"] == summary["versions"]["mujoco"]
+    evaluate(TEACHER, [7, 9], tmp_path, workers=0)  # resumed by the same
+    assert json.loads((tmp_path / "run.json").read_text()) == run
+    old = {key: value for key, value in run.items() if key not in ("schema", "runs")}
+    (tmp_path / "run.json").write_text(json.dumps(old))  # begun before there was a schema
+    evaluate(TEACHER, [7, 9, 13], tmp_path, workers=0)
+    assert json.loads((tmp_path / "run.json").read_text())["runs"] == [{}, now]
+
+
+def test_what_is_derived_can_be_derived_again(tmp_path):
+    summary = evaluate(TEACHER, range(2), tmp_path, workers=0)
+    records = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
+    assert all(derive(r).items() <= r.items() for r in records)
+    again = json.loads(json.dumps(summarize(records)))
+    assert again["planner"]["switches"]["n"] > 0 and again["planner"] == summary["planner"]
+    assert again["reasons"] == {} and again["counts"] == summary["counts"]
 
 
 def test_worker_processes_agree_with_this_one(tmp_path):
