@@ -430,7 +430,7 @@ def test_runs_side_by_side(solved, failed, tmp_path):
     assert "teacher  ######" in text and "other    #.##.#" in text and "0 seeds in common" in text
     assert "| overall | 100.0% (61.0% to 100.0%) | 66.7% (30.0% to 90.3%) |" in text
     pair = comparison_page(runs[:2]).markdown()
-    assert "| only teacher | 2 |" in pair and "| all | 4 |" in pair and "2 seeds where they differ" in pair
+    assert "| only teacher | 2 |" in pair and "| all | 4 |" in pair and "Where they differ: 2" in pair
 
 
 def test_runs_that_do_not_compare(solved, tmp_path):

@@ -88,7 +88,7 @@ class Fold:
 
 
 Block = Text | Heading | Notes | Numbers | Table | Figure | Video | Squares | Fold
-SIGNS = {"good": "#", "bad": ".", "warn": "!", "": " "}
+SIGNS = {"good": "#", "bad": ".", "warn": "!", "": "-"}
 
 
 @dataclass

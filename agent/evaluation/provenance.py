@@ -4,6 +4,7 @@ the files that hold it (`schema.json`).
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -39,6 +40,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache  # of the source as it was loaded
 def commit() -> str | None:
     """The git commit of the source that runs, with "+changes" where files differ from it; None if it is not a
     checkout."""

@@ -137,13 +137,14 @@ def _subtasks(results: Results) -> list[Block]:
             spans.append((name, low, middle, high))
         done = f"{row['successes']}/{row['n']}" if known else "not known"
         seconds = f"{number(middle, ' s')}", (f"{low:.1f} to {high:.1f} s" if middle is not None else "")
-        rows.append((name, str(len(kinds[name])), done, percent(row["rate"]), interval(row), *seconds))
-    columns = ("subtask", "tried", "done", "rate", "95% interval", "median time", "10% to 90%")
+        rows.append((name, str(len(kinds[name])), done, percent(row["rate"]), *seconds))
+    columns = ("subtask", "tried", "done", "rate", "median time", "10% to 90%")
     return [
         Heading("Subtasks"),
         Text(
             "As the teacher sees the state: a subtask is tried while the state asks for it, and done when "
-            "the state then asks for what comes after it. What is taken from the robot counts as not done.",
+            "the state then asks for what comes after it. What is taken from the robot counts as not done. "
+            "No intervals: tries in one episode depend on each other.",
             "dim",
         ),
         Table(columns, rows),
@@ -172,7 +173,7 @@ def planner_rows(summary: dict[str, Any]) -> list[tuple[str, str]] | None:
         ("same scene", percent(planner["scene_agreement"])),
         ("switches after the teacher's by (median)", number(switches["seconds_median"], " s", 2)),
         (
-            "10% to 90%",
+            "the same, 10% to 90%",
             ""
             if switches["seconds_p10"] is None
             else f"{switches['seconds_p10']:.2f} to {switches['seconds_p90']:.2f} s",

@@ -18,6 +18,7 @@ from backbone.errors import UserError
 
 Record = dict[str, Any]
 LINE = 50  # seeds in a line of the grid
+SQUARES = (("solved", "good"), ("failed", "bad"), ("software failed", "warn"), ("not run", ""))
 
 
 def comparison_page(runs: Sequence[Results]) -> Page:
@@ -112,9 +113,7 @@ def _grid(runs: Sequence[Results]) -> list[Block]:
     seeds = sorted(set().union(*marks))
     blocks: list[Block] = [
         Heading("Who solved which seed"),
-        Text(
-            "Full: solved. Hollow: failed. Amber: the software failed. Grey: not run. Point for more.", "dim"
-        ),
+        Squares([(name, [(mark, name)]) for name, mark in SQUARES]),
     ]
     for start in range(0, len(seeds), LINE):
         part = seeds[start : start + LINE]
@@ -155,7 +154,7 @@ def _patterns(runs: Sequence[Results]) -> list[Block]:
     left = range(1, len(columns))
     return [
         Table(("solved by", "seeds"), rows, about=f"On the {len(common)} seeds that all have"),
-        Fold(f"{len(apart)} seeds where they differ", [Table(columns, told, left)]),
+        Fold(f"Where they differ: {len(apart)}", [Table(columns, told, left)]),
     ]
 
 

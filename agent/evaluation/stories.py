@@ -64,7 +64,7 @@ def _failure(record: Record, video: tuple[bytes, str] | None) -> list[Block]:
     reason = record["reason"].replace("_", " ")
     told = f"{reason}, progress {record['progress']:.0%}"
     if record.get("setbacks"):
-        told += f", {len(record['setbacks'])} setbacks, {record['recoveries']} made good"
+        told += f", setbacks {len(record['setbacks'])}, made good {record['recoveries']}"
     head = f"Seed {record['seed']}, {record['family']}: {record['instruction']}"
     blocks: list[Block] = [Heading(head, 3), Text(told, "bad")]
     if video is not None:
