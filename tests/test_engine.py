@@ -275,6 +275,17 @@ def test_compiled_without_a_break(words):  # noqa: F811
         before = plan
 
 
+def test_compiled_with_a_past(words):  # noqa: F811
+    plain, made = policy("pi07", words), policy("pi07", words)
+    made.engine.prepare("compiled", backend="aot_eager")
+    history = History(plain.network.preset.cameras[0][1].frames)
+    for seed in range(3):
+        seen = history.add(observation(seed, "put red"))
+        plain.reset(seed)
+        made.reset(seed)
+        closely(made.act(seen, "put the block").actions, plain.act(seen, "put the block").actions)
+
+
 def test_ways_that_there_are_not(words):  # noqa: F811
     made: Levels = policy("pi05", words)
     with pytest.raises(UserError, match="expected one of eager, compiled, graphs, got 'fast'"):
