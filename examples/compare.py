@@ -53,10 +53,10 @@ def table(comparison: dict[str, Any]) -> Table:
     first, second = comparison["first"], comparison["second"]
     shown = Table(title=f"{second} against {first}", title_justify="left", box=box.SIMPLE_HEAD)
     shown.add_column("")
-    columns = (first, second, "difference, 95% interval", "only first : second", "McNemar p", "any time p")
+    columns = (first, second, "difference, 95% interval", "only one", "McNemar p")
     for name in columns:
-        shown.add_column(name, justify="right")
-    shown.add_column("sequential verdict")
+        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("sequential verdict", no_wrap=True)
     for name, row in (*comparison["families"].items(), ("overall", comparison["overall"])):
         style = "bold" if name == "overall" else None
         shown.add_row(name, *_cells(row), style=style, end_section=name == list(comparison["families"])[-1])
@@ -66,11 +66,10 @@ def table(comparison: dict[str, Any]) -> Table:
 def _cells(row: dict[str, Any]) -> list[str]:
     d, p = row["difference"], row.get("mcnemar_holm", row["mcnemar"])
     return [
-        *(f"{row[who]['successes']}/{row[who]['n']} {row[who]['rate']:.1%}" for who in ("first", "second")),
+        *(f"{row[who]['successes']}/{row[who]['n']}" for who in ("first", "second")),
         f"{100 * d['value']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})",
         f"{row['only_first']} : {row['only_second']}",
         _p(p),
-        _p(row["sequential"]["p"]),
         verdict(row["sequential"]),
     ]
 
@@ -87,8 +86,12 @@ def _p(p: float) -> str:
 
 
 def lines(comparison: dict[str, Any]) -> list[str]:
-    """Seeds where the two differ, and what could not be paired."""
-    said = []
+    """The rates, seeds where the two differ, and what could not be paired."""
+    rates = []
+    for who in ("first", "second"):
+        r = comparison["overall"][who]
+        rates.append(f"{comparison[who]} {r['rate']:.1%} ({r['low']:.1%} to {r['high']:.1%})")
+    said = ["overall: " + ", ".join(rates)]
     for who in (comparison["first"], comparison["second"]):
         seeds: dict[str, list[int]] = {}
         for pair in comparison["differ"]:
@@ -109,11 +112,11 @@ def _seeds(family: str, seeds: list[int]) -> str:
 
 def remarks(found: dict[str, Any]) -> list[str]:
     """How to read the table."""
-    shares = "as many as there are pairs" if found["weights"] == "pairs" else "all equal"
+    shares = "as in the pairs" if found["weights"] == "pairs" else "all equal"
     said = [
-        f"difference: second minus first, in points; overall: stratified by family ({shares}); each row's "
-        "p is its own",
-        "sequential verdict: at 5%, however often you look; the pairs to come are a guess from those so far",
+        "difference: in percentage points; overall: stratified by family, the families' shares "
+        f"{shares}; only one: pairs that only the left : only the right one solves",
+        "sequential verdict: at 5%, however often you look; pairs to come are a guess from those so far",
     ]
     if (tests := len(found["comparisons"])) > 1:
         said.append(

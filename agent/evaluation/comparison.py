@@ -30,6 +30,7 @@ class Results:
     folder: Path
     settings: dict[str, Any]
     finished: bool
+    stopped: bool  # early, because of what the outcomes were
     solved: dict[Key, bool] = field(default_factory=dict)
     instructions: dict[Key, str] = field(default_factory=dict)
     errors: set[int] = field(default_factory=set)  # seeds that the software could not finish
@@ -54,10 +55,14 @@ def compare(folders: Sequence[Path | str], weights: str = "pairs", alpha: float 
     first, others = results[0], results[1:]
     found = [_compare(first, other, weights, alpha) for other in others]
     adjusted, _ = holm([c["overall"]["mcnemar"] for c in found], alpha)
-    _, levels = holm([c["overall"]["sequential"]["p"] for c in found], alpha)
-    for comparison, p, level in zip(found, adjusted, levels, strict=True):
+    anytime, levels = holm([c["overall"]["sequential"]["p"] for c in found], alpha)
+    for i, comparison in enumerate(found):
         row = comparison["overall"]
-        row["mcnemar_holm"], row["sequential"] = p, _sequential(comparison.pop("outcomes"), level)
+        row["mcnemar_holm"] = adjusted[i]
+        if levels[i] != alpha:
+            row["sequential"] = _sequential(comparison["outcomes"], levels[i])
+        row["sequential"]["p_holm"] = anytime[i]
+        del comparison["outcomes"]
     return {
         "alpha": alpha,
         "weights": weights,
@@ -80,7 +85,8 @@ def read(folder: Path, name: str | None = None) -> Results:
     if not settings:
         raise UserError(f"{folder}: expected run.json or summary.json beside {path.name}, found neither")
     settings["mujoco"] = summary.get("versions", {}).get("mujoco")
-    results = Results(name or folder.name, folder, settings, bool(summary))
+    stopped = (summary.get("until_sure") or {}).get("verdict") is not None
+    results = Results(name or folder.name, folder, settings, bool(summary), stopped)
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             _take(results, json.loads(line))
@@ -253,6 +259,11 @@ def _notes(results: Results) -> list[str]:
         notes.append(f"{results.name}: {len(results.errors)} episodes with errors, not paired: seeds {seeds}")
     if results.unjudged:
         notes.append(f"{results.name}: {results.unjudged} episodes without a verdict, not paired")
+    if results.stopped:
+        notes.append(
+            f"{results.name}: stopped early because of its outcomes; its rate, p and intervals, made for a "
+            "number of episodes fixed beforehand, flatter it a little"
+        )
     if not results.finished:
         notes.append(
             f"{results.name}: the evaluation has not ended (no summary.json); what is missing is rather the "

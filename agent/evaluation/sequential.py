@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from scipy.special import betaln, logsumexp, roots_jacobi, xlog1py, xlogy
 
+from backbone.errors import UserError
+
 ALPHA = 0.05
 PRIOR_RATE = 0.5  # Beta(1/2, 1/2) on the rate: most agents are near 0 or 1
 PRIOR_SHARE = 2.0  # Beta(2, 2) on who wins a discordant pair
@@ -104,6 +106,8 @@ class UntilSure:
     """
 
     def __init__(self, rate: float, seeds: Sequence[int], alpha: float = ALPHA):
+        if not 0 < rate < 1:
+            raise UserError(f"until_sure: expected a rate between 0 and 1, got {rate}")
         self.rate, self.alpha, self.seeds = rate, alpha, list(seeds)
         self.used = 0  # seeds judged so far
         self.sure = False
