@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.stats import binom
@@ -102,8 +101,8 @@ def episodes_needed(
     """Episodes per agent so that a real difference of p1 and p2 is found with this probability.
 
     discordance: share of pairs that only one of the two solves. With it: the same seeds for both and the
-    exact McNemar test, whose power is computed exactly. Without: other seeds for each, and the z test of
-    two proportions (J. L. Fleiss's formula without its correction for continuity).
+    exact McNemar test. Without: other seeds for each and the z test of two proportions. Both powers are
+    summed exactly; the usual formula for the z test (Fleiss's) asks for 14% too many at 95 against 99%.
     """
     difference = abs(p1 - p2)
     if not (0 <= p1 <= 1 and 0 <= p2 <= 1 and difference > 0 and 0 < alpha < power < 1):
@@ -112,24 +111,33 @@ def episodes_needed(
             f"got {p1}, {p2}, power {power}, alpha {alpha}"
         )
     if discordance is None:
-        middle = (p1 + p2) / 2
-        spread = normal(1 - alpha) * math.sqrt(2 * middle * (1 - middle))
-        spread += normal(2 * power - 1) * math.sqrt(p1 * (1 - p1) + p2 * (1 - p2))
-        return math.ceil((spread / difference) ** 2)
+        return _fewest(lambda n: z_power(n, p1, p2, alpha) >= power)
     most = min(p1 + p2, 2 - p1 - p2)
     if not difference - 1e-12 <= discordance <= most + 1e-12:
         raise ValueError(
             f"episodes_needed: expected a discordance of {difference:.4g} to {most:.4g}, got {discordance}"
         )
     share = min(1.0, (discordance + difference) / (2 * discordance))
+    return _fewest(lambda n: mcnemar_power(n, discordance, share, alpha) >= power)
+
+
+def _fewest(enough: Callable[[int], bool]) -> int:
+    """Power grows with n but for small teeth, so halving finds the place."""
     low, high = 1, 2
-    while mcnemar_power(high, discordance, share, alpha) < power:
+    while not enough(high):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        enough = mcnemar_power(middle, discordance, share, alpha) >= power
-        low, high = (low, middle) if enough else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+def z_power(n: int, p1: float, p2: float, alpha: float = 0.05) -> float:
+    """P(the z test with pooled variance rejects) with n episodes of each agent."""
+    a, b = (np.arange(binom.ppf(1e-9, n, p), binom.ppf(1 - 1e-9, n, p) + 1) for p in (p1, p2))
+    middle = (a[:, None] + b) / (2 * n)
+    z = np.abs(a[:, None] - b) / np.sqrt(np.maximum(2 * n * middle * (1 - middle), 1e-300))
+    return float(binom.pmf(a, n, p1) @ (z >= normal(1 - alpha)) @ binom.pmf(b, n, p2))
 
 
 def mcnemar_power(n: int, discordance: float, share: float, alpha: float = 0.05) -> float:
