@@ -37,7 +37,7 @@ def pairs(rng, trials: int, n: int, win: float, lose: float) -> np.ndarray:
 
 
 def crossed(wins: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Where the wealth staked against "no difference" reaches 20: by a table, as only discordant pairs count."""
+    """Where the wealth staked against "no difference" reaches 20; by a table of the discordant pairs."""
     counts = np.meshgrid(np.arange(wins.max() + 1), np.arange(losses.max() + 1), indexing="ij")
     return (difference_wealth(*counts, counts[0] + counts[1]) >= ENOUGH)[wins, losses]
 
@@ -160,7 +160,7 @@ def test_stratified_intervals_cover_95_percent_on_average():
             for row in drawn:
                 _, low, high = stratified_difference(row[:, 0], row[:, 1], n, weights)
                 two.append(low <= truth <= high)
-    assert 0.94 < np.mean(one) < 0.965 and 0.935 < np.mean(two) < 0.965
+    assert 0.94 < np.mean(one) < 0.96 and 0.94 < np.mean(two) < 0.96
 
 
 # -- fixed tests
@@ -204,7 +204,7 @@ def test_discordant_pairs_alone_decide():
 
 
 def test_the_stake_is_fair():
-    """Expected wealth after n outcomes is exactly 1 where the hypothesis is right: summed over all of them."""
+    """Expected wealth after n outcomes is exactly 1 where the hypothesis is right, summed over all."""
     n = 12
     for p in (0.3, 0.9):
         k = np.arange(n + 1)
@@ -333,7 +333,7 @@ def test_plans_against_published_values():
     """By formula 387, 258, 3825; and pairing on seeds saves the more, the more the two agree."""
     planned = [episodes_needed(*p) for p in ((0.5, 0.6), (0.84, 0.92), (0.97, 0.98))]
     assert planned == pytest.approx([387, 258, 3825], rel=0.03)
-    paired = [episodes_needed(0.84, 0.92, discordance=d) for d in (0.1, 0.15, 0.2)]
+    paired = [episodes_needed(0.84, 0.92, discordance=d) for d in (0.1, 0.12, 0.15)]
     assert paired == sorted(paired) and paired[-1] < 258
     with pytest.raises(ValueError, match="different rates"):
         episodes_needed(0.9, 0.9)
