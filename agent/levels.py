@@ -132,7 +132,7 @@ class Levels(ModelHubMixin):
         name = "tick", keys, len(promised), controller.sampling
         fed = writing.feed(whole=True)
         *said, drawn = run.replayed(name, work, (*fed, noise, *promised, *tensors))
-        writing.take(*fed, *said)
+        writing.take(*said)
         held = writing.done
         plans = planner.plans(writing.finish(), memories, time.perf_counter() - started)
         if not held:

@@ -97,22 +97,33 @@ class Run:
 
     @torch.no_grad()
     def predict(
-        self, ids: Tensor, slots: Tensor, never: tuple[int, ...] = ()
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Words ids (B, k) into slots (B, k) -> hidden (B, k, width), and the best next word of each and its
-        lead in log-probability over the second (B, k). never: ids that are not to be written.
+        self, ids: Tensor, slots: Tensor, never: tuple[int, ...] = (), ahead: int = 1, limit: int = 0
+    ) -> tuple[Tensor, ...]:
+        """Words ids (B, k) into slots (B, k) -> ids and slots that were fed, hidden (B, n, width), and the
+        best next word of each and its lead in log-probability over the second, (B, n).
+
+        never: ids that are not to be written. ahead: if k is 1, so many words are fed, each the best after
+        the one before, up to slot `limit`; there the last is fed again, which changes nothing.
         """
         if never not in self._never:
             self._never[never] = torch.tensor(never, dtype=torch.long, device=ids.device)
         banned = self._never[never]
 
-        def work(ids: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            hidden = self.put(ids, slots, torch.ones_like(ids, dtype=torch.bool))
-            logits = self.network.logits(hidden)
-            top = (logits.index_fill_(-1, banned, -torch.inf) if never else logits).topk(2, -1)
-            return hidden, top.indices[..., 0], top.values[..., 0] - top.values[..., 1]
+        def work(ids: Tensor, slots: Tensor) -> tuple[Tensor, ...]:
+            steps = []
+            for _ in range(ahead):
+                hidden = self.put(ids, slots, torch.ones_like(ids, dtype=torch.bool))
+                logits = self.network.logits(hidden)
+                top = (logits.index_fill_(-1, banned, -torch.inf) if never else logits).topk(2, -1)
+                best, second = top.values.unbind(-1)
+                steps.append((ids, slots, hidden, top.indices[..., 0], best - second))
+                over = slots >= limit
+                ids, slots = torch.where(over, ids, steps[-1][3]), torch.where(over, slots, slots + 1)
+            return (
+                steps[0] if ahead == 1 else tuple(torch.cat(parts, 1) for parts in zip(*steps, strict=True))
+            )
 
-        return self.replayed(("predict", ids.shape[1], never), work, (ids, slots))
+        return self.replayed(("predict", ids.shape[1], never, ahead, limit), work, (ids, slots))
 
     @torch.no_grad()
     def write(self, name: str, ids: Tensor, offset: int, real: Tensor | None = None) -> Tensor:

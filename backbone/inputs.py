@@ -39,9 +39,9 @@ def together(batches: Sequence[dict]) -> dict:
     """Inputs of `Network.embed` for one sample each as those of a batch. A picture that some lack is flagged
     absent for them; a picture without a past gets one that is not there.
     """
-    if len(batches) == 1:
-        return batches[0]
     out: dict = {"there": {}, "history": {}}
+    if len(batches) == 1:
+        return out | batches[0]
     for name in ("images", "subgoals"):
         out[name] = {}
         for camera in sorted({camera for batch in batches for camera in batch.get(name, {})}):

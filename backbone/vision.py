@@ -191,9 +191,9 @@ class VisionTower(nn.Module):
         causal = torch.ones(frames, frames, dtype=torch.bool, device=images.device).tril()
         # A frame sees itself even where it is not there: no row is empty, and nobody else looks at it.
         mask = causal & there[:, None, :] | torch.eye(frames, dtype=torch.bool, device=images.device)
-        return _ages(AGES[self.config.ages], frames, self.config.width, images.device), mask_bias(
-            mask, torch.float32
-        )
+        made = _ages.__wrapped__ if torch.compiler.is_compiling() else _ages
+        ages = made(AGES[self.config.ages], frames, self.config.width, images.device)
+        return ages, mask_bias(mask, torch.float32)
 
 
 def _periods(offsets: Tensor, dim: int) -> Tensor:

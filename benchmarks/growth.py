@@ -12,11 +12,14 @@ turns. Agents that a policy cannot step at once are stepped one after another. T
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import measure
+import numpy as np
 
 from agent.prompted import PromptedPolicy
 from backbone.errors import UserError
@@ -29,6 +32,7 @@ WHAT = {
     "chunk": (10, 25, 50, 100),
     "batch": (1, 2, 8, 32),
 }
+RING = 16  # frames of a camera that come again and again
 DEFAULT = {"cameras": 2, "history": 1, "plan": 8, "chunk": 50, "batch": 1}
 
 
@@ -65,6 +69,18 @@ def policy_for(options: Options, sizes: dict[str, int]) -> tuple[PromptedPolicy,
     return policy, measure.random_look(made, options.seed, frames=sizes["history"])
 
 
+def moving(look: Observation, seed: int) -> Iterator[Observation]:
+    """The same look for ever or, where it has a past, one frame later every time."""
+    if look.history is None:
+        return itertools.repeat(look)
+    rng, frames = np.random.default_rng(seed), len(look.history)
+    ring = {n: rng.integers(0, 256, (RING, *v.shape[1:]), np.uint8) for n, v in look.images.items()}
+    return (
+        replace(look, images={n: v[np.arange(first, first + frames) % RING] for n, v in ring.items()})
+        for first in itertools.count()
+    )
+
+
 def measured(options: Options, what: str) -> list[dict]:
     device, values = options.begin(), WHAT[what]
     values = (values[0], values[-1]) if options.few else values
@@ -76,8 +92,9 @@ def measured(options: Options, what: str) -> list[dict]:
             looks = [look] * value
             calls[f"tick {value}"] = lambda policy=policy, looks=looks: measure.step_batch(policy, looks)
             continue
-        calls[f"tick {value}"] = lambda policy=policy, look=look: policy.step(look)
-        calls[f"plan {value}"] = lambda policy=policy, look=look: policy.plan(look)
+        seen = moving(look, options.seed)
+        calls[f"tick {value}"] = lambda policy=policy, seen=seen: policy.step(next(seen))
+        calls[f"plan {value}"] = lambda policy=policy, seen=seen: policy.plan(next(seen))
         calls[f"chunk {value}"] = measure.chunking(policy, look)
     timings = measure.compare(calls, options.seconds, device)
     rows = []
@@ -110,7 +127,7 @@ def plot(rows: list[dict], path: Path, title: str) -> None:
                 axis.plot([row["value"] for row in mine], values, "o-", label=part)
         axis.set(xlabel=name, ylim=(0, None))
     axes[0][0].set_ylabel("ms")
-    axes[0][0].legend()
+    axes[0][0].legend(loc="upper left", frameon=False)
     figure.suptitle(title)
     figure.tight_layout()
     fresh = path.with_name(f".{path.stem}.new{path.suffix or '.png'}")

@@ -49,7 +49,7 @@ class Settings:
     threads: int = 1  # of the CPU
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the matrices
-    attention: Literal["auto", "math", "sdpa"] = "auto"  # of our networks
+    attention: Literal["auto", "math", "sdpa", "folded"] = "auto"  # of our networks
     seconds: float = 15.0  # spent on each comparison once it is warm, at least three rounds
     seed: int = 0
     out: Path | None = None  # a JSON file for the numbers

@@ -6,7 +6,7 @@ Writes OUT/episodes.jsonl (a record per episode as it finishes; run again to res
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -28,6 +28,7 @@ def main(
     steps: int | None = None,
     solver: Literal["euler", "midpoint", "adams"] = "euler",
     workers: int | None = None,
+    until_sure: float | None = None,
 ) -> int:
     """Args:
     suite: which suite of tasks.
@@ -43,6 +44,8 @@ def main(
     steps: evaluations of the flow for a chunk of actions; the checkpoint's own number by default.
     solver: of the flow; midpoint and adams are of second order, at the same cost.
     workers: processes; the number of cores by default.
+    until_sure: stop as soon as success is above or below this rate at 5%, by a test made to be looked at
+    after every episode; --episodes is then the most.
     """
     if episodes < 1:
         raise UserError(f"episodes: expected at least 1, got {episodes}")
@@ -55,15 +58,30 @@ def main(
     console = Console(highlight=False)
     try:
         with EvaluationView(console, f"{suite}, {planner} planner", episodes) as view:
-            summary = evaluate(settings, range(seed, seed + episodes), out, workers, watch=view.update)
+            seeds = range(seed, seed + episodes)
+            summary = evaluate(settings, seeds, out, workers, watch=view.update, until_sure=until_sure)
     except KeyboardInterrupt:
         console.print(f"finished episodes are kept in {out}; the same command goes on from there")
         raise
     console.print(summary_table(summary))
     for line in planner_lines(summary):
         console.print(line)
+    if until_sure is not None:
+        console.print(sure_line(summary))
     console.print(f"saved in {out}")
     return 1 if summary["errors"] else 0
+
+
+def sure_line(summary: dict[str, Any]) -> str:
+    """What the sequential test found, and its own interval, which is wider."""
+    found, ran = summary["until_sure"], summary["settings"]["episodes"]
+    verdict = found["verdict"] or "neither above nor below"
+    early = "stopped early, " if ran < found["episodes_planned"] else ""
+    return (
+        f"success is {verdict} {found['rate']:.1%} (5%, anytime-valid): {early}{ran} of "
+        f"{found['episodes_planned']} episodes; confidence sequence {found['low']:.1%} to "
+        f"{found['high']:.1%} (the intervals above are for a number of episodes fixed beforehand)"
+    )
 
 
 if __name__ == "__main__":

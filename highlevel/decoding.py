@@ -16,7 +16,7 @@ from torch import Tensor
 from backbone.inference import Run
 from backbone.layout import Layout, Segment
 
-AHEAD = 8  # on a GPU: tokens written between two questions whether all texts have ended, each of which waits
+AHEAD = 8  # where shapes are fixed: tokens written between two questions whether all texts have ended
 
 Guess = Sequence[Sequence[int]]  # of each text, from its first token to its end
 Pair = tuple[int, int]  # a slot and the id in it
@@ -70,7 +70,7 @@ class Writing:
         tail = run.prefix.segments[len(run.layout.context) : last + 1]
         self.names, self.whole = [s.name for s in tail], sum(s.length for s in tail)
         self.limit = run.prefix.starts[last] + tail[-1].length - 1  # the last slot
-        self.ahead = 1 if run.network.device.type == "cpu" else AHEAD
+        self.ahead = AHEAD if run.static else 1
         self.drafts = [_Draft(run.layout, tail, alphabet, g) for g in guesses or [None] * run.batch]
 
     @property
@@ -105,13 +105,8 @@ class Writing:
         run.open(self.names)
         while not (self.done if read else all(draft.closing for draft in self.drafts)):
             ids, slots = self.feed()
-            steps = [(ids, slots, *run.predict(ids, slots, self.alphabet.never))]
-            for _ in range(self.ahead - 1 if ids.shape[1] == 1 else 0):
-                # Blindly on; what follows an end is taken back. At the last slot: the same once more.
-                over = slots >= self.limit
-                ids, slots = torch.where(over, ids, steps[-1][3]), torch.where(over, slots, slots + 1)
-                steps.append((ids, slots, *run.predict(ids, slots, self.alphabet.never)))
-            self.take(*(torch.cat(parts, 1) for parts in zip(*steps, strict=True)))
+            ahead = self.ahead if ids.shape[1] == 1 else 1  # what follows an end is taken back
+            self.take(*run.predict(ids, slots, self.alphabet.never, ahead, self.limit))
         return [draft.written(self.passes) for draft in self.drafts]
 
 

@@ -284,6 +284,12 @@ def test_an_episode_that_has_no_record_is_missed(copy):
     assert "line 5 is cut off" in first and "without record: 2 (seeds 4, 5)" in second
 
 
+def test_a_run_that_stopped_early_is_said_to(tmp_path):
+    evaluate(Settings(), range(7, 15), tmp_path, workers=0, policy=Idle("done"), until_sure=0.9)
+    (line,) = read_results(tmp_path).warnings
+    assert line.startswith("the run stopped early") and len(read_results(tmp_path).records) < 8
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbone.errors import UserError
+from backbone.inputs import together
 from backbone.observation import Observation
 from backbone.prompts import prompt_ids
 from backbone.reader import Reader
@@ -229,7 +230,7 @@ class PromptedSampler:
         drawn = self.places[np.random.default_rng(key).integers(len(self.places), size=size)]
         jobs = [(*place, np.random.default_rng([*key, n])) for n, place in enumerate(drawn)]
         parts = list(self._pool.map(self._sample, jobs) if self._pool else map(self._sample, jobs))
-        out = collate(parts)
+        out = together(parts)
         if self.preset.expert:
             out |= self._actions(drawn)
         if "fast_ids" in out:
@@ -291,35 +292,3 @@ def places(datasets: Sequence[LeRobotDataset], held: bool) -> np.ndarray:
         rows = np.flatnonzero(apart[dataset.episode] == held)
         found.append(np.stack([np.full(len(rows), which), rows], 1))
     return np.concatenate(found)
-
-
-def collate(parts: Sequence[Mapping]) -> Batch:
-    """Samples, each a batch of one, as one batch. What some lack is zero and flagged absent."""
-    out: Batch = {"there": {}}
-    for group in ("images", "subgoals", "history"):
-        names = dict.fromkeys(name for part in parts for name in part[group])
-        out[group] = {}
-        for name in names:
-            out[group][name], there = _joined([part[group].get(name) for part in parts])
-            if group != "history" and not there.all():
-                out["there"][name if group == "images" else f"{group}.{name}"] = there
-    for name in dict.fromkeys(name for part in parts for name in part):
-        if name.endswith("_ids"):
-            given = [part.get(name, torch.zeros(1, 1, dtype=torch.long)) for part in parts]
-            longest = max(ids.shape[1] for ids in given)
-            out[name] = torch.cat([F.pad(ids, (0, longest - ids.shape[1])) for ids in given])
-    if "state" in parts[0]:
-        out["state"] = torch.cat([part["state"] for part in parts])
-    return out
-
-
-def _joined(given: list[Tensor | None]) -> tuple[Tensor, Tensor]:
-    """(B, ...) and which are there (B,)."""
-    model = next(x for x in given if x is not None)
-    if (
-        len({x.dtype for x in given if x is not None}) > 1
-    ):  # some came in the network's own size, as they were
-        given = [x if x is None or x.dtype != torch.uint8 else x.float() / 127.5 - 1 for x in given]
-        model = next(x for x in given if x is not None)
-    there = torch.tensor([x is not None for x in given])
-    return torch.cat([torch.zeros_like(model) if x is None else x for x in given]), there

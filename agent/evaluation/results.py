@@ -163,6 +163,11 @@ def disagreements(results: Results, by_seed: dict[int, Record]) -> list[str]:
         if lost:
             some = ", ".join(map(str, lost[:8])) + (", ..." if len(lost) > 8 else "")
             missing = [f"summary.json speaks of {count} episodes; without record: {len(lost)} (seeds {some})"]
+    if (written.get("until_sure") or {}).get("verdict") is not None:
+        missing.append(
+            "the run stopped early because of its outcomes; Wilson's intervals are for a number of episodes "
+            "fixed beforehand (the sequential test has its own, in summary.json)"
+        )
     computed = summarize(records, errors)
     lines = list(_differences(computed, written, ""))
     if len(lines) > 6:

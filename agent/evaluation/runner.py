@@ -23,6 +23,7 @@ from typing import Any
 
 from agent.evaluation.metrics import summarize
 from agent.evaluation.provenance import SCHEMA, provenance
+from agent.evaluation.sequential import UntilSure
 from agent.loop import PLANNERS, Agent
 from backbone.errors import UserError
 from envs.errors import WorldError
@@ -87,36 +88,44 @@ def evaluate(
     workers: int | None = None,
     policy=None,
     watch: Watcher | None = None,
+    until_sure: float | None = None,
 ) -> dict[str, Any]:
     """Run the seeds and return the summary; with `out` also write it, and resume what is already there.
 
     workers: processes (the number of cores by default); 0 runs in this process, which is what training
-    does, with its own `policy`. UserError for settings, checkpoints and files that do not fit.
+    does, with its own `policy`. until_sure: stop when the success rate is surely above or below this one; the
+    summary is of the seeds up to there, whatever else had started by then. UserError for settings,
+    checkpoints and files that do not fit.
     """
     seeds = list(seeds)
     if not seeds:
         raise UserError("episodes: expected at least 1, got 0")
     if policy is not None and workers:
         raise UserError("evaluate: expected workers=0 with a policy object, which lives in this process")
+    sure = None if until_sure is None else UntilSure(until_sure, seeds)
     started = time.perf_counter()
     store = _Store(Path(out) if out is not None else None, settings, policy)
     records: dict[int, Record] = {seed: store.finished[seed] for seed in seeds if seed in store.finished}
     todo = [seed for seed in seeds if seed not in records]
 
-    def take(record: Record) -> None:
+    def take(record: Record) -> bool:
+        """Keep it -> whether that was enough."""
         store.append(record)
         records[record["seed"]] = record
         if watch is not None:
             watch(record, len(records), len(seeds))
+        return sure is not None and sure.update(records)
 
     for count, record in enumerate(list(records.values()), 1):
         if watch is not None:
             watch(record, count, len(seeds))
-    if todo:
+    if todo and not (sure is not None and sure.update(records)):
         if policy is not None or workers == 0:
             _run_here(settings, policy, todo, take)
         else:
             _run_in_processes(settings, todo, min(workers or os.cpu_count() or 1, len(todo)), take)
+    if sure is not None and sure.update(records):
+        seeds = seeds[: sure.used]
     good = [records[s] for s in seeds if not records[s].get("error")]
     bad = [records[s] for s in seeds if records[s].get("error")]
     summary = summarize(good, bad) | {
@@ -124,8 +133,10 @@ def evaluate(
         "checkpoint_sha256": store.fingerprint,
         **provenance(),
         "seconds": round(time.perf_counter() - started, 1),
-        "episodes_resumed": len(seeds) - len(todo),
+        "episodes_resumed": len(set(seeds) - set(todo)),
     }
+    if sure is not None:
+        summary["until_sure"] = sure.summary()
     store.summary(summary)
     return summary
 
@@ -147,11 +158,12 @@ def _episode(env, agent, seed: int) -> Record:
     return record
 
 
-def _run_here(settings: Settings, policy, seeds: Sequence[int], take: Callable[[Record], None]) -> None:
+def _run_here(settings: Settings, policy, seeds: Sequence[int], take: Callable[[Record], bool]) -> None:
     env, agent = build(settings, policy)
     try:
         for seed in seeds:
-            take(_episode(env, agent, seed))
+            if take(_episode(env, agent, seed)):
+                break
     finally:
         env.close()
 
@@ -178,7 +190,7 @@ def _work(settings: Settings, pipe: Connection) -> None:
 
 
 def _run_in_processes(
-    settings: Settings, seeds: Sequence[int], workers: int, take: Callable[[Record], None]
+    settings: Settings, seeds: Sequence[int], workers: int, take: Callable[[Record], bool]
 ) -> None:
     """Hand out seeds one by one. A worker that dies costs its episode (an error record) and is replaced."""
     context = mp.get_context("spawn")
@@ -213,16 +225,17 @@ def _run_in_processes(
                         raise RuntimeError(
                             f"a worker ended with {process.exitcode} before it was ready"
                         ) from None
-                    if seed is not None:
-                        take({"seed": seed, "error": f"the worker process ended with {process.exitcode}"})
+                    line = f"the worker process ended with {process.exitcode}"
+                    if seed is not None and take({"seed": seed, "error": line}):
+                        queue.clear()
                     if queue:
                         hire()
                     continue
                 if kind == "refused":
                     raise UserError(value)
                 ready = True
-                if kind == "record":
-                    take(value)
+                if kind == "record" and take(value):
+                    queue.clear()  # what has begun goes on to its end
                 give(pipe)
         for process, _ in crew.values():
             process.join(timeout=10)

@@ -1,10 +1,9 @@
-"""How fast nano trains and runs on one CPU core, by number format and attention implementation.
+"""How fast nano trains on one CPU core, by number format and attention implementation.
 
-    python benchmarks/nano_speed.py [--batch 32]
+    python benchmarks/training_speed.py [--batch 32]
 
-Training: samples a second of forward, backward and a fused AdamW step, the best of a few repeats.
-Inference: milliseconds (median / 95th percentile) in float32, batch 1, with random weights made to write
-plans of an ordinary length.
+Samples a second of forward, backward and a fused AdamW step, the best of a few repeats. How fast it runs is
+benchmarks/tick.py.
 """
 
 from __future__ import annotations
@@ -15,17 +14,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from agent.policy import Policy  # noqa: E402
 from backbone.network import Network  # noqa: E402
-from backbone.observation import Observation  # noqa: E402
 from backbone.presets import preset  # noqa: E402
 from backbone.tokenizer import Tokenizer  # noqa: E402
-from highlevel.plan import Plan  # noqa: E402
 
 TARGET = "Updated Memory: nothing Subtask: put the red block in the purple bin<point>"
 INSTRUCTION = "put the red block in the drawer and close the drawer then press the blue button twice"
@@ -85,39 +80,6 @@ def training(network: Network, planner: dict, controller: dict, size: int) -> No
             module.attention = network.preset.attention
 
 
-def inference(network: Network, tokenizer: Tokenizer) -> None:
-    policy, rng = Policy(network, tokenizer), np.random.default_rng(0)
-    images = {
-        name: rng.integers(0, 256, (side, side, 3), np.uint8)
-        for name, side in (("front", 128), ("wrist", 64))
-    }
-    look = Observation(images, rng.normal(size=8).astype(np.float32), INSTRUCTION)
-    # A network that writes TARGET whatever it sees: the position's slot decides, so its length is ordinary.
-    teach(network, tokenizer)
-    plan = policy.plan(look)
-    print(f"a plan of {len(plan.tokens)} tokens; {network.preset.steps} Euler steps; ms, median / p95")
-    calls: dict[str, Callable] = {
-        "plan": lambda: policy.plan(look),
-        "confirm": lambda: policy.plan(look, "", plan),
-        "act": lambda: policy.act(look, SUBTASK),
-        "step": lambda: policy.step(look),
-        "step, confirming": lambda: policy.step(look, "", plan),
-    }
-    for name, call in calls.items():
-        taken = np.array(repeat(call, 30))
-        print(f"infer  {name:17} {np.median(taken):6.1f} / {np.percentile(taken, 95):.1f}")
-    assert isinstance(plan, Plan)
-
-
-def teach(network: Network, tokenizer: Tokenizer, steps: int = 12) -> None:
-    planner, _ = batches(tokenizer, 2)
-    optimiser = torch.optim.AdamW(network.parameters(), 1e-3)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        network(planner=planner)["text_loss"].backward()
-        optimiser.step()
-
-
 def repeat(call: Callable, times: int) -> list[float]:
     """Milliseconds of each of some calls, after two that do not count."""
     taken = []
@@ -140,7 +102,6 @@ def main() -> None:
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
     print(f"parameters {sum(parts.values()):,}:", ", ".join(f"{k} {v:,}" for k, v in parts.items() if v))
     training(network, *batches(tokenizer, size), size)
-    inference(network, tokenizer)
 
 
 if __name__ == "__main__":
