@@ -8,6 +8,7 @@ import sys
 COMMANDS = {
     "rollout": "watch the shipped agent read an instruction and do it; saves a video",
     "evaluate": "success over many seeds, with intervals, per family",
+    "blame": "which level fails, and does the language matter: planners x controllers",
     "collect": "demonstrations and DAgger rounds, written as a LeRobot dataset",
     "train": "train an agent, resumable",
     "convert": "published weights of the pi family into a checkpoint",
