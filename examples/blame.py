@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from agent.evaluation.blame import blame, points
+from agent.evaluation.blame import COUNTERFACTUALS, blame, points
 from agent.evaluation.planners import typed_text
 from agent.evaluation.runner import Settings
 from agent.terminal import EvaluationView
@@ -64,7 +64,10 @@ def main(
 
         def begin(title: str, total: int):
             stack.close()  # the last cell's view
-            return stack.enter_context(EvaluationView(console, title, total)).update
+            view = stack.enter_context(EvaluationView(console, title, total))
+            if not view.rich:
+                console.print(title)
+            return view.update if view.rich or title != COUNTERFACTUALS else None  # which solve nothing
 
         try:
             report = blame(

@@ -32,6 +32,7 @@ from agent.evaluation.statistics import wilson
 
 ROWS = ("learned", "oracle", "frozen", "shuffled", "empty", "words-only", "point-only")
 COLUMNS = ("learned", "obedient")  # the network's own hand, and the teacher's doing as it is told
+COUNTERFACTUALS = "counterfactuals"
 TINY = 0.05  # a loss below this is none
 _NOTHING_TOLD = "the teacher's hand does what it is told, and this tells it nothing to do"
 NO_SENSE = {("empty", "obedient"): _NOTHING_TOLD, ("point-only", "obedient"): _NOTHING_TOLD}
@@ -116,8 +117,8 @@ def blame(
     }
     if told:
         here = replace(settings, planner="learned", controller=columns[0], plan=None)
-        begun = begin("counterfactuals", len(seeds))
-        store = Store(out / "counterfactuals", here, policy)
+        begun = begin(COUNTERFACTUALS, len(seeds))
+        store = Store(out / COUNTERFACTUALS, here, policy)
         trials = gather(here, seeds, store, workers, policy, begun, counterfactual.measure)
         report["counterfactuals"] = counterfactual.rows(trials)
         report["counterfactual_errors"] = sum(bool(r.get("error")) for r in trials)
