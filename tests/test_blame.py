@@ -1,4 +1,4 @@
-"""Planners that are wrong on purpose, the matrix, its warnings, counterfactuals: real world, shipped network."""
+"""Planners that are wrong on purpose, the matrix, its warnings, counterfactuals, with the shipped network."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def hand(env: TabletopEnv) -> ObedientController:
     return ObedientController(env.world, Teacher())
 
 
-def said(env: TabletopEnv, planner, seed: int, agent: Agent | None = None) -> list[tuple]:
-    """Runs an episode with the obedient hand: (plan in force, what could be done, true point) of each look."""
-    agent, looks = agent or Agent(hand(env), planner), []
+def said(env: TabletopEnv, planner, seed: int) -> list[tuple]:
+    """An episode with the obedient hand: (what was said, what could be done, the true point) of each look."""
+    looks = []
 
     def look(plan: Plan) -> None:
         command = understand(plan.subtask)
@@ -62,8 +62,7 @@ def said(env: TabletopEnv, planner, seed: int, agent: Agent | None = None) -> li
             look(plan := planner.plan(*given))
             return plan
 
-    agent.planner = Watched()
-    run_episode(env, agent, seed, after=0)
+    run_episode(env, Agent(hand(env), Watched()), seed, after=0)
     return looks
 
 
@@ -186,12 +185,9 @@ def test_typed_plans_are_read_by_instruction_and_checked(env, nano, tmp_path):
         assert planner.plan(None, "clear the table", "", None).target == pointed
     with pytest.raises(UserError, match="plan: expected subtasks for the instruction 'stack'"):
         planner.plan(None, "stack", "", None)
-    for text in ("", "pick up\n  the red block\nclear", "pick up the red block <loc0001>"):
+    for text in ("", "  pick up the red block\nclear", "pick up the red block <loc0001>"):
         with pytest.raises(UserError):
-            assert P.read_plans(text) == {"pick up": ["the red block"]} and P.make(
-                "typed", env.world, nano, ""
-            )
-            P.make("typed", env.world, nano, "zzz")
+            P.read_plans(text)
     with pytest.raises(UserError, match="know the words"):
         P.make("typed", env.world, nano, "frobnicate the quux")
 
@@ -335,8 +331,8 @@ def test_nano_follows_words_and_instructions(nano):
 def test_a_planner_that_ignores_the_instruction_is_found_out(env):
     rng = np.random.default_rng(0)
     env.reset(seed=EVALUATION_START + 2)
-    stubborn = C.Telling(lambda plan=OraclePlanner(env.world, Teacher()).plan(None, "", "", None): plan)
-    trial = C.other_instruction(env, Agent(hand(env), stubborn), 2, rng)
+    plan = OraclePlanner(env.world, Teacher()).plan(None, "", "", None)
+    trial = C.other_instruction(env, Agent(hand(env), C.Telling(lambda: plan)), 2, rng)
     assert not trial["followed"] and trial["outcome"] == trial["planned"] and trial["unswapped"]
 
 
@@ -367,10 +363,14 @@ def test_blame_refuses_in_one_line(capsys, tmp_path):
         assert line.startswith("error: ") and words in line and "\n" not in line
 
 
-def test_the_command_prints_a_table_and_the_warnings(matrix, capsys, monkeypatch):
+def test_the_tables_say_what_was_found(matrix, capsys):
+    from rich.console import Console
+
     import examples.blame as command
 
-    out, rows, _ = matrix
-    monkeypatch.setattr(B.blame, "__defaults__", B.blame.__defaults__)
-    table = command.matrix_table(json.loads((out / "blame.json").read_text()))
-    assert table.row_count == len(rows)
+    out, rows, report = matrix
+    console = Console(width=100)
+    console.print(command.matrix_table(report), command.losses_table(report))
+    text = capsys.readouterr().out
+    assert all(row in text for row in rows) and "2/2 = 100% (34% to 100%)" in text
+    assert "-100 points (-100 to" in text and "language" in text

@@ -69,19 +69,20 @@ def measure(env: TabletopEnv, agent: Agent, seed: int) -> Record:
 
 
 def decision_points(env: TabletopEnv, seed: int) -> list[Moment]:
-    """The moments of an episode, driven by the teacher, at which a new subtask begins ("done" left out).
+    """The moments of an episode, driven by the teacher, at which a new subtask begins.
 
-    One that is over after `LASTING` ticks is none: a grip can seem lost for a tick.
+    One that is over after `LASTING` ticks is none: a grip can seem lost for a tick. Nor is "done", nor
+    letting go of a button, which whatever comes next begins with.
     """
     env.reset(seed=EVALUATION_START + seed)
     teacher, moments, last, since = Teacher(), [], None, 0
     for tick in range(env.task.max_steps):
         label = teacher.label(env.world)
         if label.subtask != last:
-            if moments and tick - since < LASTING:
+            if moments and moments[-1].label.subtask == last and tick - since < LASTING:
                 moments.pop()
             since = tick
-            if label.subtask != DONE:
+            if understand(label.subtask).kind not in ("lift", "done"):
                 moments.append(Moment(env.world.save(), label, env.unwrapped.task_description))
         elif label.subtask == DONE and tick - since > LASTING:
             break
