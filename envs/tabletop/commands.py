@@ -180,8 +180,7 @@ def _spot(world: World, command: Command) -> tuple[np.ndarray, float, float]:
         spots, room = teacher.DRAWER_SPOTS, 0.04
     else:
         at, low, tolerance = world.bin_pos(place.split()[0]), skills.IN_BIN, 0.014
-        others = [c for c in world.scene.blocks if c != thing and tasks.in_bin(world, c, place.split()[0])]
-        spots, room = teacher.BIN_SPOTS if others else ((0.0, 0.0),), 0.036
+        spots, room = teacher.BIN_SPOTS, 0.036  # as if more were to come: words do not say
     at = teacher._free_spot(world, at, spots, room, thing)
     return at, max(low, teacher._top_at(world, at, thing) + S.BLOCK_HALF + 0.006), tolerance
 
