@@ -29,7 +29,6 @@ from lowlevel.controller import ActionChunk, Controller
 
 DONE_LOOKS = 2  # looks in a row that must say "done"
 RETRY = 4  # ticks until the next look after one that gave no chunk
-PLANNERS = ("learned", "oracle", "none")
 
 
 @dataclass(frozen=True)

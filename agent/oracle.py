@@ -1,8 +1,9 @@
 """The world's scripted teacher in the places of the two levels: for diagnosis, never for a result.
 
 `OraclePlanner` writes what the teacher would write (with the exact point), so that a controller can be judged
-alone; `TeacherController` moves as the teacher would, so that the loop and a planner's timing can. Both
-read the simulator's state, which no learned part ever sees.
+alone; `TeacherController` moves as the teacher would, so that the loop and a planner's timing can;
+`ObedientController` moves as the teacher would if the subtask were its own, so that a plan can be judged by
+what comes of it. All read the simulator's state, which no learned part ever sees.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import time
 
 import numpy as np
 
+from backbone.errors import UserError
 from backbone.observation import Observation
+from envs.errors import WorldError
+from envs.tabletop.commands import motion, understand
 from envs.tabletop.teacher import Label, Teacher
 from envs.tabletop.world import World
-from highlevel.plan import DONE, Plan, Target
+from highlevel.plan import DONE, Plan, Target, parse_plan_text
 from lowlevel.controller import ActionChunk
 
 
@@ -48,7 +52,32 @@ class TeacherController:
     def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
         start, here, actions = time.perf_counter(), self.world.save(), []
         for _ in range(self.horizon):
-            actions.append(np.asarray(self.teacher.label(self.world).action, np.float32))
+            actions.append(np.asarray(self.action(subtask), np.float32))
             self.world.step(actions[-1])
         self.world.restore(here)
         return ActionChunk(np.stack(actions), subtask, seconds=time.perf_counter() - start)
+
+    def action(self, subtask: str) -> np.ndarray:
+        """(7,) the next one."""
+        return self.teacher.label(self.world).action
+
+
+class ObedientController(TeacherController):
+    """The teacher's motions for whatever it is told: the words say what to do, the point which thing or what
+    place. UserError for words that command nothing in this scene.
+    """
+
+    def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
+        here = self.world.save()
+        try:
+            return super().act(observation, subtask, committed)
+        except WorldError as error:  # half way through the chunk, perhaps
+            self.world.restore(here)
+            raise UserError(f"subtask: expected what this scene has, got '{subtask}' ({error})") from None
+
+    def action(self, subtask: str) -> np.ndarray:
+        words, target = parse_plan_text(subtask)
+        command = understand(words)
+        if command is None:
+            raise UserError(f"subtask: expected one of the tabletop's, got '{words}'")
+        return motion(self.world, command, None if target is None else (target.y, target.x))

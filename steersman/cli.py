@@ -10,6 +10,7 @@ COMMANDS = {
     "evaluate": "success over many seeds, with intervals, per family",
     "report": "a page from the results of one run, or of several side by side",
     "compare": "is one agent better than another? results on the same seeds, pair by pair",
+    "blame": "which level fails, and does the language matter: planners x controllers",
     "collect": "demonstrations and DAgger rounds, written as a LeRobot dataset",
     "train": "train an agent, resumable",
     "convert": "published weights of the pi family into a checkpoint",

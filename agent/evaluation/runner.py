@@ -21,22 +21,26 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from agent.evaluation import planners
 from agent.evaluation.metrics import summarize
 from agent.evaluation.provenance import SCHEMA, provenance
 from agent.evaluation.sequential import UntilSure
-from agent.loop import PLANNERS, Agent
+from agent.loop import Agent
 from backbone.errors import UserError
 from envs.errors import WorldError
 from lowlevel.sampling import Sampling
 
 Record = dict[str, Any]
 Watcher = Callable[[Record, int, int], None]  # record, episodes finished, episodes in all
-CONTROLLERS = ("learned", "teacher")
+Measure = Callable[[Any, Agent, int], Record]  # env, agent, seed
+CONTROLLERS = ("learned", "teacher", "obedient")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Who is evaluated on what. The teacher as controller is for diagnosis: it moves the arm."""
+    """Who is evaluated on what. All but what is learned is for diagnosis: planners that are wrong on purpose
+    (see `planners`), the teacher as controller, and the teacher's hand doing as it is told ("obedient").
+    """
 
     suite: str = "core"
     family: str | None = None
@@ -46,15 +50,21 @@ class Settings:
     execute: int = 8
     steps: int | None = None  # of flow, for a chunk; the preset's by default
     solver: str = "euler"
+    plan: str | None = None  # a typed planner's subtasks
 
     def __post_init__(self):
         Sampling(self.steps, self.solver)
         for name, value, known in (
-            ("planner", self.planner, PLANNERS),
+            ("planner", self.planner, planners.PLANNERS),
             ("controller", self.controller, CONTROLLERS),
         ):
             if value not in known:
                 raise UserError(f"{name}: expected one of {', '.join(known)}, got '{value}'")
+
+    @property
+    def networked(self) -> bool:
+        """Whether a network takes part."""
+        return self.planner in planners.NETWORKED or self.controller == "learned"
 
 
 def build(settings: Settings, policy=None):
@@ -62,22 +72,20 @@ def build(settings: Settings, policy=None):
     from envs.tabletop.env import TabletopEnv
 
     env = TabletopEnv(suite=settings.suite, family=settings.family, pixels="lazy")
-    teachers = settings.planner == "oracle" or settings.controller == "teacher"
-    if policy is None and not (settings.planner in ("oracle", "none") and settings.controller == "teacher"):
+    if policy is None and settings.networked:
         from agent.policy import load
 
         policy = load(settings.checkpoint)
     if settings.controller == "learned" and getattr(policy, "controller", None) is not None:
         policy.controller.sampling = Sampling(settings.steps, settings.solver)
-    planner, controller = settings.planner, None
-    if teachers:
-        from agent.oracle import OraclePlanner, TeacherController
+    controller = None
+    if settings.controller != "learned":
+        from agent.oracle import ObedientController, TeacherController
         from envs.tabletop.teacher import Teacher
 
-        if settings.planner == "oracle":
-            planner = OraclePlanner(env.world, Teacher())
-        if settings.controller == "teacher":
-            controller = TeacherController(env.world, Teacher())
+        kind = TeacherController if settings.controller == "teacher" else ObedientController
+        controller = kind(env.world, Teacher())
+    planner = planners.make(settings.planner, env.world, policy, settings.plan)
     return env, Agent(policy or controller, planner=planner, controller=controller, execute=settings.execute)
 
 
@@ -97,16 +105,47 @@ def evaluate(
     summary is of the seeds up to there, whatever else had started by then. UserError for settings,
     checkpoints and files that do not fit.
     """
-    seeds = list(seeds)
+    seeds, started = list(seeds), time.perf_counter()
     if not seeds:
         raise UserError("episodes: expected at least 1, got 0")
     if policy is not None and workers:
         raise UserError("evaluate: expected workers=0 with a policy object, which lives in this process")
     sure = None if until_sure is None else UntilSure(until_sure, seeds)
-    started = time.perf_counter()
-    store = _Store(Path(out) if out is not None else None, settings, policy)
+    store = Store(Path(out) if out is not None else None, settings, policy)
+    records = gather(settings, seeds, store, workers, policy, watch, sure=sure)
+    good = [r for r in records if not r.get("error")]
+    bad = [r for r in records if r.get("error")]
+    summary = summarize(good, bad) | {
+        "settings": dataclasses.asdict(settings) | {"seed": records[0]["seed"], "episodes": len(records)},
+        "checkpoint_sha256": store.fingerprint,
+        **provenance(),
+        "seconds": round(time.perf_counter() - started, 1),
+        "episodes_resumed": sum(r["seed"] in store.finished for r in records),
+    }
+    if sure is not None:
+        summary["until_sure"] = sure.summary()
+    store.summary(summary)
+    return summary
+
+
+def gather(
+    settings: Settings,
+    seeds: Iterable[int],
+    store: Store,
+    workers: int | None = None,
+    policy=None,
+    watch: Watcher | None = None,
+    measure: Measure | None = None,
+    sure: UntilSure | None = None,
+) -> list[Record]:
+    """The records of the seeds, in their order: what is in the store already, the rest run and put there.
+    measure: what makes a record (importable by name); an episode by default. sure: ends it early, with the
+    records that it judged.
+    """
+    seeds = list(seeds)
     records: dict[int, Record] = {seed: store.finished[seed] for seed in seeds if seed in store.finished}
     todo = [seed for seed in seeds if seed not in records]
+    measure = measure or _episode
 
     def take(record: Record) -> bool:
         """Keep it -> whether that was enough."""
@@ -121,58 +160,53 @@ def evaluate(
             watch(record, count, len(seeds))
     if todo and not (sure is not None and sure.update(records)):
         if policy is not None or workers == 0:
-            _run_here(settings, policy, todo, take)
+            _run_here(settings, policy, todo, take, measure)
         else:
-            _run_in_processes(settings, todo, min(workers or os.cpu_count() or 1, len(todo)), take)
+            workers = min(workers or os.cpu_count() or 1, len(todo))
+            _run_in_processes(settings, todo, workers, take, measure)
     if sure is not None and sure.update(records):
         seeds = seeds[: sure.used]
-    good = [records[s] for s in seeds if not records[s].get("error")]
-    bad = [records[s] for s in seeds if records[s].get("error")]
-    summary = summarize(good, bad) | {
-        "settings": dataclasses.asdict(settings) | {"seed": seeds[0], "episodes": len(seeds)},
-        "checkpoint_sha256": store.fingerprint,
-        **provenance(),
-        "seconds": round(time.perf_counter() - started, 1),
-        "episodes_resumed": len(set(seeds) - set(todo)),
-    }
-    if sure is not None:
-        summary["until_sure"] = sure.summary()
-    store.summary(summary)
-    return summary
+    return [records[seed] for seed in seeds]
 
 
 # -- one process
 
 
 def _episode(env, agent, seed: int) -> Record:
-    """One record, or one that says why there is none."""
     from agent.evaluation.episode import run_episode
 
-    try:
-        record = run_episode(env, agent, seed)
-    except Exception as error:
-        line = f"{type(error).__name__}: {error}"
-        return {"seed": seed, "error": line, "traceback": traceback.format_exc()}
+    record = run_episode(env, agent, seed)
     if record["failures"]:
         record["error"] = record["failures"][0]["event"]
     return record
 
 
-def _run_here(settings: Settings, policy, seeds: Sequence[int], take: Callable[[Record], bool]) -> None:
+def _measured(measure: Measure, env, agent, seed: int) -> Record:
+    """One record, or one that says why there is none."""
+    try:
+        return measure(env, agent, seed)
+    except Exception as error:
+        line = f"{type(error).__name__}: {error}"
+        return {"seed": seed, "error": line, "traceback": traceback.format_exc()}
+
+
+def _run_here(
+    settings: Settings, policy, seeds: Sequence[int], take: Callable[[Record], bool], measure: Measure
+) -> None:
     env, agent = build(settings, policy)
     try:
         for seed in seeds:
-            if take(_episode(env, agent, seed)):
+            if take(_measured(measure, env, agent, seed)):
                 break
     finally:
         env.close()
 
 
-def _work(settings: Settings, pipe: Connection) -> None:
+def _work(settings: Settings, pipe: Connection, measure: Measure) -> None:
     """A worker: says "ready", then answers each seed with a record until it is told None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     try:
-        if settings.planner == "learned" or settings.controller == "learned":
+        if settings.networked:
             import torch
 
             torch.set_num_threads(1)
@@ -183,14 +217,18 @@ def _work(settings: Settings, pipe: Connection) -> None:
     pipe.send(("ready", None))
     try:
         while (seed := pipe.recv()) is not None:
-            pipe.send(("record", _episode(env, agent, seed)))
+            pipe.send(("record", _measured(measure, env, agent, seed)))
     except (EOFError, BrokenPipeError):
         pass  # the parent is gone
     env.close()
 
 
 def _run_in_processes(
-    settings: Settings, seeds: Sequence[int], workers: int, take: Callable[[Record], bool]
+    settings: Settings,
+    seeds: Sequence[int],
+    workers: int,
+    take: Callable[[Record], bool],
+    measure: Measure,
 ) -> None:
     """Hand out seeds one by one. A worker that dies costs its episode (an error record) and is replaced."""
     context = mp.get_context("spawn")
@@ -199,7 +237,7 @@ def _run_in_processes(
 
     def hire() -> None:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(settings, theirs), daemon=True)
+        process = context.Process(target=_work, args=(settings, theirs, measure), daemon=True)
         process.start()
         theirs.close()
         crew[ours] = (process, None)
@@ -248,7 +286,7 @@ def _run_in_processes(
 # -- files
 
 
-class _Store:
+class Store:
     """OUT/run.json (what is being evaluated), OUT/episodes.jsonl (a record a line) and OUT/summary.json."""
 
     def __init__(self, out: Path | None, settings: Settings, policy):
@@ -325,7 +363,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def fingerprint(settings: Settings) -> str | None:
     """sha256 of the weights that are evaluated; None where no network takes part."""
-    if settings.controller == "teacher" and settings.planner != "learned":
+    if not settings.networked:
         return None
     from backbone import checkpoint
 

@@ -56,6 +56,15 @@ class Cameras:
         scale = 0.5 / np.tan(np.deg2rad(self.model.cam_fovy[i]) / 2) / max(-local[2], 1e-6)
         return float(0.5 - local[1] * scale), float(0.5 + local[0] * scale)
 
+    def unproject(self, data: mujoco.MjData, yx: Any, height: float, camera: str) -> np.ndarray:
+        """(3,) the world point at `height` (m) that is seen at (y, x): `project` the other way round."""
+        i = self._known(camera)
+        half = np.tan(np.deg2rad(self.model.cam_fovy[i]) / 2)
+        local = np.array([(2 * yx[1] - 1) * half, (1 - 2 * yx[0]) * half, -1.0])
+        ray, eye = data.cam_xmat[i].reshape(3, 3) @ local, data.cam_xpos[i]
+        down = min(float(ray[2]), -1e-6)  # a ray above the horizon meets no table: far away
+        return eye + ray * ((height - eye[2]) / down)
+
     def _known(self, camera: str) -> int:
         if camera not in self._ids:
             raise WorldError(f"camera must be one of {', '.join(_ALL)}; got {camera!r}")

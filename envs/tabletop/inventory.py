@@ -17,10 +17,10 @@ def inventory(world: World) -> str:
     """
     if not world.scene.blocks:
         return " ".join(color for color in COLORS if color in world.scene.buttons)
-    return " ".join(f"{color} {_place(world, color)}" for color in COLORS if color in world.scene.blocks)
+    return " ".join(f"{color} {place_of(world, color)}" for color in COLORS if color in world.scene.blocks)
 
 
-def _place(world: World, color: str) -> str:
+def place_of(world: World, color: str) -> str:
     scene = world.scene
     if world.held() == color:
         return "up"

@@ -125,6 +125,10 @@ class Simulation:
         """World point (3,) -> (y, x) in the camera's square picture, [0, 1], y down; may lie outside."""
         return self.cameras.project(self.data, xyz, camera)
 
+    def unproject(self, yx: Any, height: float, camera: str = "front") -> np.ndarray:
+        """(3,) the world point at a height (m) that is seen at (y, x)."""
+        return self.cameras.unproject(self.data, yx, height, camera)
+
     # ---- disturbances (the world moves, not the robot) ----
 
     def place_block(self, color: str, xyz: Any, yaw: float = 0.0) -> None:
