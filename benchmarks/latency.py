@@ -25,7 +25,7 @@ FIRST_ACTION = """
 import sys
 import torch
 torch.set_num_threads(1)
-from agent.evaluation.runner import Settings, build
+from agent.evaluation.settings import Settings, build
 from backbone.observation import Observation
 env, agent = build(Settings(checkpoint=sys.argv[1]))
 env.reset(seed=10_000_000)
@@ -57,7 +57,7 @@ def looks(options: Options) -> dict[str, float]:
     import torch
 
     from agent.evaluation.episode import run_episode
-    from agent.evaluation.runner import Settings, build
+    from agent.evaluation.settings import Settings, build
 
     torch.set_num_threads(1)
     env, agent = build(Settings(checkpoint=options.checkpoint))

@@ -17,8 +17,8 @@ import measure
 import numpy as np
 from tick import along
 
-from agent.evaluation.runner import Settings as Evaluation
 from agent.evaluation.runner import evaluate
+from agent.evaluation.settings import Settings as Evaluation
 from agent.policy import Policy
 from backbone.errors import UserError
 from lowlevel.sampling import Sampling

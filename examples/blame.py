@@ -14,7 +14,7 @@ from rich.table import Table
 
 from agent.evaluation.blame import COUNTERFACTUALS, blame, points
 from agent.evaluation.planners import typed_text
-from agent.evaluation.runner import Settings
+from agent.evaluation.settings import Settings
 from agent.terminal import EvaluationView
 from backbone.errors import UserError
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.evaluation.comparison import compare
-from agent.evaluation.runner import make_folder, write_json
+from agent.evaluation.store import make_folder, write_json
 
 WIDTH = 110  # of a table that nobody's window limits
 SEEDS = 20  # named per family and agent; all are in the JSON

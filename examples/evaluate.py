@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from agent.evaluation.runner import Settings, evaluate
+from agent.evaluation.runner import evaluate
+from agent.evaluation.settings import Settings
 from agent.terminal import EvaluationView, planner_lines, summary_table
 from backbone.errors import UserError
 

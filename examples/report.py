@@ -17,8 +17,8 @@ from rich.console import Console
 from agent.evaluation.films import failed_seeds, film
 from agent.evaluation.report import run_page
 from agent.evaluation.results import Results, read_results
-from agent.evaluation.runner import make_folder
 from agent.evaluation.sidebyside import comparison_page
+from agent.evaluation.store import make_folder
 from backbone.errors import UserError
 
 

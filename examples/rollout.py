@@ -14,7 +14,8 @@ import torch
 from rich.console import Console
 
 from agent.evaluation.episode import RATE, run_episode
-from agent.evaluation.runner import Settings, build, make_folder, write_json
+from agent.evaluation.settings import Settings, build
+from agent.evaluation.store import make_folder, write_json
 from agent.recorder import FPS, Caption, Recorder
 from agent.terminal import EpisodeView
 from backbone.errors import UserError

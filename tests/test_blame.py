@@ -12,7 +12,9 @@ from agent.evaluation import blame as B
 from agent.evaluation import counterfactual as C
 from agent.evaluation import planners as P
 from agent.evaluation.episode import run_episode
-from agent.evaluation.runner import Settings, Store, build, evaluate, gather
+from agent.evaluation.runner import evaluate, gather
+from agent.evaluation.settings import Settings, build
+from agent.evaluation.store import Store
 from agent.loop import Agent
 from agent.oracle import ObedientController, OraclePlanner
 from agent.policy import Policy

@@ -9,7 +9,8 @@ import pytest
 
 from agent.evaluation.comparison import compare
 from agent.evaluation.paired import mcnemar, paired_interval, stratified_difference
-from agent.evaluation.runner import Settings, evaluate
+from agent.evaluation.runner import evaluate
+from agent.evaluation.settings import Settings
 from agent.evaluation.statistics import wilson
 from backbone.errors import UserError
 from steersman.cli import main

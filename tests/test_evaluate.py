@@ -12,7 +12,8 @@ from agent.evaluation.analysis import derive
 from agent.evaluation.episode import run_episode
 from agent.evaluation.metrics import summarize
 from agent.evaluation.provenance import SCHEMA, provenance
-from agent.evaluation.runner import Settings, build, evaluate
+from agent.evaluation.runner import evaluate
+from agent.evaluation.settings import Settings, build
 from agent.evaluation.statistics import quantile, rate, wilson
 from backbone.errors import UserError
 

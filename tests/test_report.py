@@ -18,7 +18,8 @@ from agent.evaluation.page import Cell, Page, Table, Text
 from agent.evaluation.provenance import SCHEMA, schema
 from agent.evaluation.report import NO_PLOTS, run_page
 from agent.evaluation.results import read_results
-from agent.evaluation.runner import Settings, build, evaluate
+from agent.evaluation.runner import evaluate
+from agent.evaluation.settings import Settings, build
 from agent.evaluation.sidebyside import comparison_page
 from backbone.errors import UserError
 from highlevel.plan import Plan

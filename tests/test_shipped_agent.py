@@ -9,7 +9,7 @@ import pytest
 
 from agent.evaluation import Settings, evaluate
 from agent.evaluation.episode import run_episode
-from agent.evaluation.runner import build
+from agent.evaluation.settings import build
 from backbone import checkpoint
 from backbone.errors import UserError
 from backbone.observation import Observation

@@ -1,5 +1,6 @@
 """How good is this agent: episodes, their records, and what the records say."""
 
-from agent.evaluation.runner import Settings, evaluate
+from agent.evaluation.runner import evaluate
+from agent.evaluation.settings import Settings
 
 __all__ = ["Settings", "evaluate"]

@@ -17,17 +17,9 @@ from agent.evaluation import counterfactual
 from agent.evaluation.metrics import summarize
 from agent.evaluation.paired import paired_interval
 from agent.evaluation.provenance import provenance
-from agent.evaluation.runner import (
-    Record,
-    Settings,
-    Store,
-    Watcher,
-    evaluate,
-    fingerprint,
-    gather,
-    make_folder,
-    write_json,
-)
+from agent.evaluation.runner import Watcher, evaluate, gather
+from agent.evaluation.settings import Settings
+from agent.evaluation.store import Record, Store, fingerprint, make_folder, write_json
 
 ROWS = ("learned", "oracle", "frozen", "shuffled", "empty", "words-only", "point-only")
 COLUMNS = ("learned", "obedient")  # the network's own hand, and the teacher's doing as it is told

@@ -10,7 +10,8 @@ from pathlib import Path
 from agent.evaluation.analysis import RATE
 from agent.evaluation.episode import run_episode
 from agent.evaluation.results import Results
-from agent.evaluation.runner import Settings, build, fingerprint
+from agent.evaluation.settings import Settings, build
+from agent.evaluation.store import fingerprint
 from agent.recorder import FPS, Caption, Recorder
 from backbone.errors import UserError
 from envs.errors import WorldError

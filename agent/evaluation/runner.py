@@ -8,85 +8,27 @@ records alone.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import multiprocessing as mp
 import os
 import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from agent.evaluation import planners
 from agent.evaluation.metrics import summarize
-from agent.evaluation.provenance import SCHEMA, provenance
+from agent.evaluation.provenance import provenance
 from agent.evaluation.sequential import UntilSure
+from agent.evaluation.settings import Settings, build
+from agent.evaluation.store import Record, Store
 from agent.loop import Agent
 from backbone.errors import UserError
 from envs.errors import WorldError
-from lowlevel.sampling import Sampling
 
-Record = dict[str, Any]
 Watcher = Callable[[Record, int, int], None]  # record, episodes finished, episodes in all
 Measure = Callable[[Any, Agent, int], Record]  # env, agent, seed
-CONTROLLERS = ("learned", "teacher", "obedient")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Who is evaluated on what. All but what is learned is for diagnosis: planners that are wrong on purpose
-    (see `planners`), the teacher as controller, and the teacher's hand doing as it is told ("obedient").
-    """
-
-    suite: str = "core"
-    family: str | None = None
-    checkpoint: str = "nano"
-    planner: str = "learned"
-    controller: str = "learned"
-    execute: int = 8
-    steps: int | None = None  # of flow, for a chunk; the preset's by default
-    solver: str = "euler"
-    plan: str | None = None  # a typed planner's subtasks
-
-    def __post_init__(self):
-        Sampling(self.steps, self.solver)
-        for name, value, known in (
-            ("planner", self.planner, planners.PLANNERS),
-            ("controller", self.controller, CONTROLLERS),
-        ):
-            if value not in known:
-                raise UserError(f"{name}: expected one of {', '.join(known)}, got '{value}'")
-
-    @property
-    def networked(self) -> bool:
-        """Whether a network takes part."""
-        return self.planner in planners.NETWORKED or self.controller == "learned"
-
-
-def build(settings: Settings, policy=None):
-    """The world and the agent of these settings. `policy`: used instead of loading the checkpoint."""
-    from envs.tabletop.env import TabletopEnv
-
-    env = TabletopEnv(suite=settings.suite, family=settings.family, pixels="lazy")
-    if policy is None and settings.networked:
-        from agent.policy import load
-
-        policy = load(settings.checkpoint)
-    if settings.controller == "learned" and getattr(policy, "controller", None) is not None:
-        policy.controller.sampling = Sampling(settings.steps, settings.solver)
-    controller = None
-    if settings.controller != "learned":
-        from agent.oracle import ObedientController, TeacherController
-        from envs.tabletop.teacher import Teacher
-
-        kind = TeacherController if settings.controller == "teacher" else ObedientController
-        controller = kind(env.world, Teacher())
-    planner = planners.make(settings.planner, env.world, policy, settings.plan)
-    return env, Agent(policy or controller, planner=planner, controller=controller, execute=settings.execute)
 
 
 def evaluate(
@@ -281,93 +223,3 @@ def _run_in_processes(
         for process, _ in crew.values():
             if process.is_alive():
                 process.terminate()
-
-
-# -- files
-
-
-class Store:
-    """OUT/run.json (what is being evaluated), OUT/episodes.jsonl (a record a line) and OUT/summary.json."""
-
-    def __init__(self, out: Path | None, settings: Settings, policy):
-        self.out, self.finished, self._file = out, {}, None
-        self.fingerprint = None if policy is not None else fingerprint(settings)
-        if out is None:
-            return
-        identity = dataclasses.asdict(settings) | {"checkpoint_sha256": self.fingerprint}
-        make_folder(out)
-        run, lines = out / "run.json", out / "episodes.jsonl"
-        now, runs = provenance(), []
-        if lines.exists():
-            before = _read_json(run)
-            runs = before.get("runs", [{}])
-            different = [key for key, value in identity.items() if before.get(key) != value]
-            if different:
-                key = different[0]
-                raise UserError(
-                    f"out: '{out}' holds episodes with {key} {before.get(key)!r}, not {identity[key]!r}; "
-                    "choose another folder"
-                )
-            self.finished = _read_records(lines)
-        # whoever wrote episodes here: a resumed run may have other versions or another machine
-        write_json(run, identity | {"schema": SCHEMA, "runs": runs + [now] * (now not in runs)})
-        self._file = lines.open("a")
-
-    def append(self, record: Record) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
-
-    def summary(self, summary: dict[str, Any]) -> None:
-        if self.out is not None:
-            self._file.close()
-            write_json(self.out / "summary.json", summary)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def _read_records(path: Path) -> dict[int, Record]:
-    """Finished episodes by seed. A line that a kill cut off is removed, so that appending is safe."""
-    finished, whole = {}, []
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        whole.append(line)
-        if not record.get("error"):
-            finished[record["seed"]] = record
-    path.write_text("".join(line + "\n" for line in whole))
-    return finished
-
-
-def make_folder(path: Path) -> None:
-    """Create it, with its parents; UserError where that cannot be."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out: expected a folder to write in, got '{path}' ({error.strerror})") from None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(part, path)
-
-
-def fingerprint(settings: Settings) -> str | None:
-    """sha256 of the weights that are evaluated; None where no network takes part."""
-    if not settings.networked:
-        return None
-    from backbone import checkpoint
-
-    weights = checkpoint.find(settings.checkpoint) / checkpoint.WEIGHTS
-    if not weights.is_file():
-        raise UserError(f"checkpoint {settings.checkpoint}: expected a file {weights}, found none")
-    return hashlib.sha256(weights.read_bytes()).hexdigest()
