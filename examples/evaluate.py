@@ -24,7 +24,7 @@ def main(
     planner: Literal["learned", "oracle", "none"] = "learned",
     out: Path | None = None,
     family: str | None = None,
-    controller: Literal["learned", "teacher"] = "learned",
+    controller: Literal["learned", "teacher", "random", "zero"] = "learned",
     execute: int = 8,
     steps: int | None = None,
     solver: Literal["euler", "midpoint", "adams"] = "euler",
@@ -40,7 +40,8 @@ def main(
     place).
     out: folder for the results; outputs/evaluate/SUITE-PLANNER by default.
     family: only this task family (sort, stack, stow, clear, swap, press).
-    controller: learned; teacher (the scripted teacher moves the arm, for diagnosis).
+    controller: learned; teacher (the scripted teacher moves the arm, for diagnosis); random and zero, which
+    any controller has to beat (with --planner none).
     execute: control steps (of 1/20 s) between looks.
     steps: evaluations of the flow for a chunk of actions; the checkpoint's own number by default.
     solver: of the flow; midpoint and adams are of second order, at the same cost.

@@ -249,3 +249,14 @@ def test_what_cannot_be_evaluated():
         evaluate(TEACHER, [])
     with pytest.raises(ValueError, match="hard"):
         build(Settings(suite="hard", planner="oracle", controller="teacher"))
+
+
+@pytest.mark.parametrize("controller", ["random", "zero"])
+def test_chance_solves_nothing_and_repeats_itself(tmp_path, controller):
+    settings = Settings(family="press", planner="none", controller=controller)
+    summaries = [evaluate(settings, range(2), tmp_path / str(k), workers=0) for k in range(2)]
+    assert [s["overall"]["successes"] for s in summaries] == [0, 0] and not summaries[0]["errors"]
+    first, second = ((tmp_path / str(k) / "episodes.jsonl").read_text().splitlines() for k in range(2))
+    same = [[json.loads(line)[k] for k in ("steps", "progress", "initial_state")] for line in first]
+    assert same == [[json.loads(line)[k] for k in ("steps", "progress", "initial_state")] for line in second]
+    assert summaries[0]["checkpoint_sha256"] is None

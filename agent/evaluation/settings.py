@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from agent.evaluation import planners
 from agent.loop import Agent
 from backbone.errors import UserError
+from lowlevel.baselines import RandomController, ZeroController
 from lowlevel.sampling import Sampling
 
-CONTROLLERS = ("learned", "teacher", "obedient")
+CONTROLLERS = ("learned", "teacher", "obedient", "random", "zero")
 
 
 @dataclass(frozen=True)
 class Settings:
     """Who is evaluated on what. All but what is learned is for diagnosis: planners that are wrong on purpose
-    (see `planners`), the teacher as controller, and the teacher's hand doing as it is told ("obedient").
+    (see `planners`), the teacher as controller, the teacher's hand doing as it is told ("obedient"), and what
+    any controller has to beat ("random", "zero").
     """
 
     suite: str = "core"
@@ -55,11 +57,13 @@ def build(settings: Settings, policy=None):
     if settings.controller == "learned" and getattr(policy, "controller", None) is not None:
         policy.controller.sampling = Sampling(settings.steps, settings.solver)
     controller = None
-    if settings.controller != "learned":
+    if settings.controller in ("teacher", "obedient"):
         from agent.oracle import ObedientController, TeacherController
         from envs.tabletop.teacher import Teacher
 
         kind = TeacherController if settings.controller == "teacher" else ObedientController
         controller = kind(env.world, Teacher())
+    elif settings.controller != "learned":
+        controller = {"random": RandomController, "zero": ZeroController}[settings.controller]()
     planner = planners.make(settings.planner, env.world, policy, settings.plan)
     return env, Agent(policy or controller, planner=planner, controller=controller, execute=settings.execute)

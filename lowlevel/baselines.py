@@ -1,0 +1,33 @@
+"""What any controller has to beat: no motion, and any motion."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backbone.observation import Observation
+from lowlevel.controller import ActionChunk
+
+
+class ZeroController:
+    """Holds still."""
+
+    def __init__(self, action_dim: int = 7, horizon: int = 10):
+        self.action_dim, self.horizon = action_dim, horizon
+
+    def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
+        return ActionChunk(np.zeros((self.horizon, self.action_dim), np.float32), subtask)
+
+
+class RandomController(ZeroController):
+    """Uniform in [-1, 1], anew at every step. The same seed gives the same actions."""
+
+    def __init__(self, action_dim: int = 7, horizon: int = 10):
+        super().__init__(action_dim, horizon)
+        self.reset()
+
+    def reset(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
+        actions = self.rng.uniform(-1, 1, (self.horizon, self.action_dim))
+        return ActionChunk(actions.astype(np.float32), subtask)
