@@ -52,11 +52,11 @@ def table(comparison: dict[str, Any]) -> Table:
     """A row per family and the whole; differences in percentage points, second minus first."""
     first, second = comparison["first"], comparison["second"]
     shown = Table(title=f"{second} against {first}", title_justify="left", box=box.SIMPLE_HEAD)
-    shown.add_column("")
+    shown.add_column("", no_wrap=True, min_width=7)
     columns = (first, second, "difference, 95% interval", "only one", "McNemar p")
     for name in columns:
         shown.add_column(name, justify="right", no_wrap=True)
-    shown.add_column("sequential verdict", no_wrap=True)
+    shown.add_column("sequential verdict")
     for name, row in (*comparison["families"].items(), ("overall", comparison["overall"])):
         style = "bold" if name == "overall" else None
         shown.add_row(name, *_cells(row), style=style, end_section=name == list(comparison["families"])[-1])
