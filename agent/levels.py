@@ -102,7 +102,7 @@ class Levels(ModelHubMixin):
             controller.read(run, seen * copies, texts * copies)
         else:
             memories, before = [look.memory for look in looks], [look.previous for look in looks]
-            if self.engine.static and copies == 1 and self.planner.read_as_written and all(before):
+            if self.engine.whole_ticks and copies == 1 and self.planner.read_as_written and all(before):
                 return self._tick(run, looks)
             plans = self.planner.plan_on(run, seen * copies, memories * copies, before * copies)
             controller.tell(run, [plan.text for plan in plans])

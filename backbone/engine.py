@@ -1,9 +1,9 @@
 """A network made ready to run: what is kept between looks, and how its work is done.
 
-"eager": plain torch, nothing computed that is not there; the reference. "compiled": the towers, the decoder
-and the expert through torch.compile, with shapes that never change. "graphs": CUDA graphs; each step of work,
-reading a prefix, predicting words, drawing a chunk, is recorded once and replayed. What is recorded does not
-depend on what is said: lengths are masks on the device.
+Work is done in pieces: reading a prefix, predicting words, a velocity, drawing a chunk. "eager": plain torch,
+nothing computed that is not there; the reference. "compiled": the pieces through torch.compile, with shapes
+that never change. "graphs": CUDA graphs; a piece, or a whole tick, is recorded once and replayed. What is
+recorded does not depend on what is said: lengths are masks on the device.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Engine:
 
     def __init__(self, network: Network, static: bool = False):
         self.network, self.how, self.static = network, "eager", static
+        self.whole_ticks = False  # one recording, in which the last plan is taken to hold
         self.forget()
 
     def prepare(self, how: str, backend: str = "inductor") -> None:
@@ -49,6 +50,7 @@ class Engine:
                 warnings.warn(f"prepare: cannot compile here, staying '{self.how}' ({reason})", stacklevel=2)
                 return
         self.how, self.static, self.backend = how, how != "eager", backend
+        self.whole_ticks = how == "graphs"
         self.forget()
 
     def forget(self) -> None:

@@ -13,7 +13,7 @@ from backbone.cache import Cache
 from backbone.errors import UserError
 from backbone.inputs import leaves, tree
 from backbone.network import Network
-from backbone.prefix import check_ids
+from backbone.prefix import check_ids, given
 from backbone.tokenizer import PAD
 
 # (name, work, its tensors) -> what the work returns
@@ -183,19 +183,16 @@ class Run:
         """The segments that anything is given for, and how long the texts among them are."""
         used, lengths = [], []
         for segment in self.prefix.part(names).segments:
-            group, _, camera = segment.source.partition(".")
-            given = inputs.get(group, {}).get(camera) if camera else inputs.get(segment.source)
-            if given is None and segment.optional:
+            found = given(segment, inputs)
+            if found is None and segment.optional:
                 continue
             used.append(segment.name)
-            if segment.kind == "text" and given is not None and given.dim() == 2:
+            # `embed` refuses what is not there, or too long
+            if segment.kind == "text" and found is not None and found.shape[-1] <= segment.length:
                 there = inputs.get("there", {}).get(segment.name)
-                real = given != PAD if there is None or there.dim() == 1 else there
+                real = found != PAD if there is None or there.dim() == 1 else there
                 columns = real.any(0).nonzero()
-                length = int(columns.max()) + 1 if len(columns) else 1
-                lengths.append((segment.name, max(1, min(length, segment.length))))
-                if given.shape[1] > segment.length:
-                    lengths.pop()  # `embed` refuses what is too long
+                lengths.append((segment.name, int(columns.max()) + 1 if len(columns) else 1))
         return tuple(used), tuple(lengths)
 
     def whole(self, inputs: dict) -> dict:

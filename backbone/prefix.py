@@ -74,8 +74,8 @@ def _batch(inputs: Mapping) -> int:
 
 
 def _read(network: nn.Module, segment: Segment, inputs: Mapping, batch: int, seen: Mapping) -> Tokens:
-    given = _given(segment, inputs)
-    if given is None:
+    found = given(segment, inputs)
+    if found is None:
         if not segment.optional:
             raise UserError(f"{segment.name}: expected '{segment.source}', got none")
         device, width = network.device, network.preset.decoder.width
@@ -85,27 +85,27 @@ def _read(network: nn.Module, segment: Segment, inputs: Mapping, batch: int, see
         tokens = seen[segment.name]
         real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     elif segment.kind == "state":
-        tokens, real = _state(network, segment, given, inputs.get("history", {}).get("state"))
+        tokens, real = _state(network, segment, found, inputs.get("history", {}).get("state"))
     else:
-        tokens, real = _words(network, segment, given)
+        tokens, real = _words(network, segment, found)
     if tokens.shape[1] != segment.length:
         raise UserError(f"{segment.name}: expected {segment.length} tokens, got {tokens.shape[1]}")
     there = inputs.get("there", {}).get(segment.name)
     if there is None:
         return tokens, real
-    if there.dtype != torch.bool or there.dim() not in (1, 2) or there.shape[1:] > (segment.length,):
+    most = network.layout[segment.name].length  # of which `segment` may be a part that is long enough
+    if there.dtype != torch.bool or there.dim() not in (1, 2) or there.shape[1:] > (most,):
         got = f"{there.dtype} of shape {tuple(there.shape)}"
-        raise UserError(
-            f"{segment.name}: expected (B,) or (B, up to {segment.length}) bool as there, got {got}"
-        )
+        raise UserError(f"{segment.name}: expected (B,) or (B, up to {most}) bool as there, got {got}")
     if there.dim() == 1:
         return tokens, real & there[:, None]
-    there = F.pad(there, (0, segment.length - there.shape[1]))
+    there = F.pad(there[:, : segment.length], (0, max(0, segment.length - there.shape[1])))
     # A mask of tokens is the whole truth of a text: the padding id may be a word of its own.
     return tokens, there if segment.kind in ("text", "fast") else real & there
 
 
-def _given(segment: Segment, inputs: Mapping) -> Tensor | None:
+def given(segment: Segment, inputs: Mapping) -> Tensor | None:
+    """What the inputs hold for a segment."""
     group, _, camera = segment.source.partition(".")
     return inputs.get(group, {}).get(camera) if camera else inputs.get(segment.source)
 
@@ -116,7 +116,7 @@ def _pictures(network: nn.Module, layout: Layout, inputs: Mapping, fine: dict) -
     """
     groups: dict[tuple, list[tuple[Segment, Tensor]]] = {}
     for segment in layout.segments:
-        images = _given(segment, inputs) if segment.kind == "image" else None
+        images = given(segment, inputs) if segment.kind == "image" else None
         if images is None:
             continue
         camera = segment.source.partition(".")[2]
@@ -153,14 +153,14 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 def _history(segment: Segment, images: Tensor, inputs: Mapping) -> Tensor:
     """Which frames of a picture with a past are there: without a word about it, the current one alone."""
-    given = inputs.get("history", {}).get(segment.source.partition(".")[2])
+    known = inputs.get("history", {}).get(segment.source.partition(".")[2])
     there = torch.zeros(images.shape[:2], dtype=torch.bool, device=images.device)
-    if given is None:
+    if known is None:
         there[:, -1] = True
-    elif given.shape != there.shape:
-        expected, got = tuple(there.shape), tuple(given.shape)
+    elif known.shape != there.shape:
+        expected, got = tuple(there.shape), tuple(known.shape)
         raise UserError(f"{segment.name}: expected a history of shape {expected}, got {got}")
-    return there if given is None else given
+    return there if known is None else known
 
 
 def _state(network: nn.Module, segment: Segment, state: Tensor, history: Tensor | None) -> Tokens:

@@ -109,6 +109,21 @@ def test_leaving_out_what_is_not_there_changes_nothing(name, words):  # noqa: F8
     assert made.engine._runs[1, 1]._end < made.network.layout.inference.prefix.slots_needed
 
 
+def test_a_mask_of_words_says_how_long_a_text_is(words):  # noqa: F811
+    """Also where the padding's id is a word: a trimmed run holds what a static one does."""
+    made = network("pi06")
+    ids = torch.tensor([[5, 0, 7, 9, 9, 9], [4, 6, 9, 9, 9, 9]])
+    there = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0]]).bool()
+    found = {"images": {"camera0": torch.rand(2, 56, 56, 3)}, "prompt_ids": ids, "there": {"prompt": there}}
+    runs = [Run(made, 2, static=static) for static in (True, False)]
+    for run in runs:
+        run.read(run.layout.context, found)
+    assert runs[1].hidden["prompt"].shape[1] == 3 and torch.equal(runs[0].valid, runs[1].valid)
+    for row, length in enumerate((3, 2)):
+        whole, trimmed = (run.hidden["prompt"][row, :length] for run in runs)
+        torch.testing.assert_close(trimmed, whole, atol=1e-5, rtol=1e-5)
+
+
 # --- confirming --------------------------------------------------------------------------------------------
 
 
@@ -224,7 +239,7 @@ def test_nano_in_a_batch(episode):
 def test_a_tick_in_one_piece_is_the_same(name, words):  # noqa: F811
     """As CUDA graphs record it: fixed shapes, the last plan taken to hold, mended where it does not."""
     plain, made = policy(name, words), policy(name, words)
-    made.engine.static = True
+    made.engine.static = made.engine.whole_ticks = True
     work, before = [], None
     for seed in (0, 0, 1, 1, 4, 4):
         plain.reset(seed)
@@ -246,7 +261,7 @@ def test_a_tick_in_one_piece_is_the_same(name, words):  # noqa: F811
 def test_other_words_are_the_same_work(words):  # noqa: F811
     """A recording serves every instruction, plan and state: names and shapes of the work do not change."""
     made, known = policy("pi06", words), []
-    made.engine.static = True
+    made.engine.static = made.engine.whole_ticks = True
     plans = [made.plan(look(seed)) for seed in (1, 2)]
     for instruction, before in (("put", plans[0]), ("put the red block in the bin", plans[1])):
         made.reset(1)
