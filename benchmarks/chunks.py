@@ -118,15 +118,7 @@ def measured(options: Options, size: str) -> dict:
 
 def main(options: Options) -> dict:
     found = {size: measured(options, size) for size in options.sizes}
-    rows = []
-    for size, record in found.items():
-        for name, row in record["rows"].items():
-            part, way = name.split(", ")
-            wished = WISHED.get(part) if way == "stock" else None
-            rows.append((size, part, way, row["median_ms"], row["p95_ms"], row["times_ours"], wished))
-        for part, ms in record["floor_ms"].items():
-            rows.append((size, part, "floor", ms, None, ms / record["rows"][f"{part}, ours"]["median_ms"]))
-    columns = ("size", "part", "way", "ms", "p95", "times ours", "wished, at least")
+    columns, rows = measure.against(found, lambda part, way: WISHED.get(part) if way == "stock" else None)
     record = {"benchmark": "chunks", "mode": options.mode, "steps": options.steps, "sizes": found}
     return measure.report(options, f"pi05: a chunk in {options.steps} steps", columns, rows, record)
 

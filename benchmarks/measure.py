@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from agent.evaluation.provenance import hardware
 from agent.levels import Levels, Look
 from agent.policy import Policy
 from agent.prompted import PromptedPolicy
@@ -125,26 +125,19 @@ def once(call: Call, device: torch.device) -> float:
 
 
 def machine(settings: Settings) -> dict[str, Any]:
+    here = hardware()
     about = {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
+        "processor": here["cpu"],
+        "cores": here["cores"],
         "threads": settings.threads,
         "load": round(os.getloadavg()[0], 1),  # over the last minute, ourselves among it: others disturb
         "torch": torch.__version__,
         "device": settings.device,
         "dtype": settings.dtype,
     }
-    if settings.device == "cuda":
-        about["gpu"] = torch.cuda.get_device_name()
+    if "gpu" in here:
+        about["gpu"] = here["gpu"]
     return about
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def show(settings: Settings, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -171,6 +164,21 @@ def save(settings: Settings, record: Mapping[str, Any]) -> None:
     fresh = settings.out.with_name(f".{settings.out.name}.{os.getpid()}.new")
     fresh.write_text(json.dumps({"machine": machine(settings), **record}, indent=1))
     os.replace(fresh, settings.out)
+
+
+def against(found: Mapping[str, dict], wished: Callable[[str, str], float | None]) -> tuple[Sequence, list]:
+    """Columns and rows of "rows" {"part, way": timing} and "floor_ms" {part: ms} at each size. wished(part,
+    way): how many times as long as ours a way should take, if anybody said.
+    """
+    rows = []
+    for size, record in found.items():
+        for name, row in record["rows"].items():
+            part, way = name.split(", ", 1)
+            cells = row["median_ms"], row["p95_ms"], row["times_ours"], wished(part, way)
+            rows.append((size, part, way, *cells))
+        for part, ms in record["floor_ms"].items():
+            rows.append((size, part, "floor", ms, None, ms / record["rows"][f"{part}, ours"]["median_ms"]))
+    return ("size", "part", "way", "ms", "p95", "times ours", "wished, at least"), rows
 
 
 def report(

@@ -203,15 +203,7 @@ def main(options: Options) -> dict:
     if options.tokens < 1 or options.prompt < 3:
         raise UserError(f"tokens: expected some, and 3 in a prompt, got {options.tokens}, {options.prompt}")
     found = {size: measured(options, size) for size in options.sizes}
-    rows = []
-    for size, record in found.items():
-        for name, row in record["rows"].items():
-            part, way = name.split(", ", 1)
-            wished = WISHED.get(way) if part == "subtask" else None
-            rows.append((size, part, way, row["median_ms"], row["p95_ms"], row["times_ours"], wished))
-        for part, ms in record["floor_ms"].items():
-            rows.append((size, part, "floor", ms, None, ms / record["rows"][f"{part}, ours"]["median_ms"]))
-    columns = ("size", "part", "way", "ms", "p95", "times ours", "wished, at least")
+    columns, rows = measure.against(found, lambda part, way: WISHED.get(way) if part == "subtask" else None)
     record = {"benchmark": "subtask", "preset": options.preset, "mode": options.mode, "sizes": found}
     return measure.report(options, f"{options.preset}: {options.tokens} tokens", columns, rows, record)
 

@@ -14,9 +14,8 @@ from rich.table import Table
 
 from agent.evaluation.blame import COUNTERFACTUALS, blame, points
 from agent.evaluation.planners import typed_text
-from agent.evaluation.settings import Settings
+from agent.evaluation.settings import Settings, check_run
 from agent.terminal import EvaluationView
-from backbone.errors import UserError
 
 HEADINGS = {
     "command": "told otherwise",  # another subtask that can be done there, with its point
@@ -50,12 +49,7 @@ def main(
     workers: processes; the number of cores by default.
     counterfactuals: also tell the controller something else, point elsewhere, and say other instructions.
     """
-    if episodes < 1:
-        raise UserError(f"episodes: expected at least 1, got {episodes}")
-    if seed < 0:
-        raise UserError(f"seed: expected 0 or more, got {seed}")
-    if workers is not None and workers < 0:
-        raise UserError(f"workers: expected 0 or more, got {workers}")
+    check_run(episodes, seed, workers)
     typed = None if plan is None else typed_text(plan)
     settings = Settings(suite, family, checkpoint, execute=execute, plan=typed)
     out = out or Path("outputs/blame") / "-".join(filter(None, (suite, family)))

@@ -11,9 +11,8 @@ from typing import Any, Literal
 from rich.console import Console
 
 from agent.evaluation.runner import evaluate
-from agent.evaluation.settings import Settings
+from agent.evaluation.settings import Settings, check_run
 from agent.terminal import EvaluationView, planner_lines, summary_table
-from backbone.errors import UserError
 
 
 def main(
@@ -49,12 +48,7 @@ def main(
     until_sure: stop as soon as success is above or below this rate at 5%, by a test made to be looked at
     after every episode; --episodes is then the most.
     """
-    if episodes < 1:
-        raise UserError(f"episodes: expected at least 1, got {episodes}")
-    if seed < 0:
-        raise UserError(f"seed: expected 0 or more, got {seed}")
-    if workers is not None and workers < 0:
-        raise UserError(f"workers: expected 0 or more, got {workers}")
+    check_run(episodes, seed, workers)
     settings = Settings(suite, family, checkpoint, planner, controller, execute, steps, solver)
     out = out or Path("outputs/evaluate") / "-".join(filter(None, (suite, family, planner)))
     console = Console(highlight=False)

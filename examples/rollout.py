@@ -14,11 +14,10 @@ import torch
 from rich.console import Console
 
 from agent.evaluation.episode import RATE, run_episode
-from agent.evaluation.settings import Settings, build
+from agent.evaluation.settings import Settings, build, check_run
 from agent.evaluation.store import make_folder, write_json
 from agent.recorder import FPS, Caption, Recorder
 from agent.terminal import EpisodeView
-from backbone.errors import UserError
 from envs.tabletop.reading import read, scenes
 
 SHOWN = "put the red block in the drawer and close it"  # said when nothing is asked for
@@ -51,10 +50,7 @@ def main(
     execute: control steps (of 1/20 s) between looks.
     video: write the video.
     """
-    if episodes < 1:
-        raise UserError(f"episodes: expected at least 1, got {episodes}")
-    if seed is not None and seed < 0:
-        raise UserError(f"seed: expected 0 or more, got {seed}")
+    check_run(episodes, seed)
     if (suite, family, seed, instruction) == ("core", None, None, None):
         instruction = SHOWN
     make_folder(out)

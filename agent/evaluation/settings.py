@@ -45,6 +45,14 @@ class Settings:
         return self.planner in planners.NETWORKED or self.controller == "learned"
 
 
+def check_run(episodes: int, seed: int | None, workers: int | None = None) -> None:
+    """UserError for numbers that no run can have."""
+    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("workers", workers, 0)):
+        if value is not None and value < least:
+            kind = "at least 1" if least else "0 or more"
+            raise UserError(f"{name}: expected {kind}, got {value}")
+
+
 def build(settings: Settings, policy=None):
     """The world and the agent of these settings. `policy`: used instead of loading the checkpoint."""
     from envs.tabletop.env import TabletopEnv

@@ -69,13 +69,13 @@ def possible(world: World) -> list[Command]:
             L.put_on_mat(held, s) for i, s in enumerate(L.SIDES) if scene.mats and _mat_free(world, i, held)
         ]
         if not (scene.bins or scene.box or scene.drawer or scene.mats):
-            bases = [c for c in scene.blocks if c != held and teacher._on_top(world, c) in (None, held)]
+            bases = [c for c in scene.blocks if c != held and teacher.on_top(world, c) in (None, held)]
             texts += [L.stack_on(held, c, _below(world, c)) for c in bases]
         texts += [L.put_on_table(held)]
         return [c for c in map(understand, texts) if c is not None]
     shut = scene.drawer is not None and _drawer(world) < tasks.OPEN
     inside = [c for c in scene.blocks if shut and tasks.in_drawer(world, c)]
-    texts = [L.pick(c) for c in scene.blocks if c not in inside and teacher._on_top(world, c) is None]
+    texts = [L.pick(c) for c in scene.blocks if c not in inside and teacher.on_top(world, c) is None]
     lit = [c for c in scene.buttons if world.lamp_on(c)]
     texts += [L.lift(c) for c in lit] + [L.press(c) for c in scene.buttons if c not in lit]
     texts += [] if scene.drawer is None else [L.OPEN_DRAWER if shut else L.CLOSE_DRAWER]
@@ -86,7 +86,7 @@ def happened(world: World, command: Command, presses: int = 0) -> bool:
     """Whether what was commanded holds now. presses: how many there had been when it was said."""
     thing, log = command.thing, world.press_log[presses:]
     if command.kind == "pick":
-        rise = world.block_pos(thing)[2] - S.BLOCK_HALF - teacher._support(world, thing)
+        rise = world.block_pos(thing)[2] - S.BLOCK_HALF - teacher.support(world, thing)
         return skills.in_hand(world) == thing and bool(rise > teacher.LIFTED)
     if command.kind in ("put", "stack"):
         low = command.place != "table" or world.block_pos(thing)[2] < S.BLOCK_HALF + 0.01
@@ -143,7 +143,7 @@ def motion(world: World, command: Command, pointed: tuple[float, float] | None =
         if pointed is not None:
             there = world.unproject(pointed, float(at[2]), "front")
             if np.linalg.norm((there - at)[:2]) > NEAR:
-                height = max(S.BLOCK_HALF, teacher._top_at(world, there, thing) + S.BLOCK_HALF) + 0.004
+                height = max(S.BLOCK_HALF, teacher.top_at(world, there, thing) + S.BLOCK_HALF) + 0.004
                 at, tolerance = there, 0.014
         return skills.place(world, thing, at[:2], height, tolerance)
     if kind == "done":
@@ -181,8 +181,8 @@ def _spot(world: World, command: Command) -> tuple[np.ndarray, float, float]:
     else:
         at, low, tolerance = world.bin_pos(place.split()[0]), skills.IN_BIN, 0.014
         spots, room = teacher.BIN_SPOTS, 0.036  # as if more were to come: words do not say
-    at = teacher._free_spot(world, at, spots, room, thing)
-    return at, max(low, teacher._top_at(world, at, thing) + S.BLOCK_HALF + 0.006), tolerance
+    at = teacher.free_spot(world, at, spots, room, thing)
+    return at, teacher.drop_at(world, at, low, thing), tolerance
 
 
 def _pointed_thing(world: World, command: Command, pointed: tuple[float, float]) -> str:

@@ -81,7 +81,7 @@ def _pick(world: World, color: str) -> _Step:
     return _Step(L.pick(color), world.block_pos(color), lambda: skills.pick(world, color))
 
 
-def _support(world: World, color: str) -> float:
+def support(world: World, color: str) -> float:
     """Height of what lies under a block."""
     p = world.block_pos(color)
     top = 0.0
@@ -105,7 +105,7 @@ def _carry(
     elsewhere."""
     p = world.block_pos(color)
     near = float(np.linalg.norm(p[:2] - at[:2])) < over
-    if not near and p[2] - S.BLOCK_HALF - _support(world, color) < LIFTED:
+    if not near and p[2] - S.BLOCK_HALF - support(world, color) < LIFTED:
         return _pick(world, color)
     return _Step(sentence, at, lambda: skills.place(world, color, at[:2], height, tolerance))
 
@@ -150,7 +150,7 @@ def free_place(world: World, near: np.ndarray, color: str | None, gap: float = 0
     return np.array([best[0], best[1], S.BLOCK_HALF])
 
 
-def _top_at(world: World, at: np.ndarray, color: str) -> float:
+def top_at(world: World, at: np.ndarray, color: str) -> float:
     """Height of the highest block (but this one) under a place."""
     others = [world.block_pos(c) for c in world.scene.blocks if c != color]
     return max(
@@ -158,7 +158,7 @@ def _top_at(world: World, at: np.ndarray, color: str) -> float:
     )
 
 
-def _free_spot(world: World, center: np.ndarray, spots: tuple, room: float, color: str) -> np.ndarray:
+def free_spot(world: World, center: np.ndarray, spots: tuple, room: float, color: str) -> np.ndarray:
     """The first of a container's spots that no other block is on."""
     others = [world.block_pos(c) for c in world.scene.blocks if c != color]
     for spot in spots:
@@ -168,14 +168,19 @@ def _free_spot(world: World, center: np.ndarray, spots: tuple, room: float, colo
     return center.copy()
 
 
+def drop_at(world: World, at: np.ndarray, low: float, color: str) -> float:
+    """The height at which a block is let go in a container: `low`, or clear of what lies there."""
+    return max(low, top_at(world, at, color) + S.BLOCK_HALF + 0.006)
+
+
 def _sort(task: Task, world: World) -> _Step:
     moves = dict(task.params["moves"])
     held = skills.in_hand(world)
     if held in moves:
         at, tolerance = world.bin_pos(moves[held]), 0.024
         if sum(b == moves[held] for b in moves.values()) > 1:  # side by side, so that none lies on another
-            at, tolerance = _free_spot(world, at, BIN_SPOTS, 0.036, held), 0.014
-        height = max(skills.IN_BIN, _top_at(world, at, held) + S.BLOCK_HALF + 0.006)
+            at, tolerance = free_spot(world, at, BIN_SPOTS, 0.036, held), 0.014
+        height = drop_at(world, at, skills.IN_BIN, held)
         return _carry(world, held, L.put_in_bin(held, moves[held]), at, height, tolerance)
     if held is not None:
         return _to_table(world, held)
@@ -189,7 +194,7 @@ def _sort(task: Task, world: World) -> _Step:
     return _done(world)
 
 
-def _on_top(world: World, color: str) -> str | None:
+def on_top(world: World, color: str) -> str | None:
     """The block that rests on this one."""
     p = world.block_pos(color)
     for other in world.scene.blocks:
@@ -204,7 +209,7 @@ def _stack(task: Task, world: World) -> _Step:
     for base, color in zip(tower, tower[1:], strict=False):
         if tasks.on_block(world, color, base) and held != color:
             continue
-        above = _on_top(world, base)
+        above = on_top(world, base)
         if held is not None and (held != color or above not in (None, color)):
             return _to_table(world, held)
         if held == color:
@@ -214,7 +219,7 @@ def _stack(task: Task, world: World) -> _Step:
             return _carry(world, color, sentence, top, height, 0.012, over=0.03)
         if above not in (None, color):
             return _pick(world, above)
-        return _pick(world, _on_top(world, color) or color)
+        return _pick(world, on_top(world, color) or color)
     if held is not None:
         return _to_table(world, held)
     return _done(world)
@@ -226,8 +231,8 @@ def _stow(task: Task, world: World) -> _Step:
     if held is not None:
         if held not in blocks or not is_open:
             return _to_table(world, held)
-        at = _free_spot(world, world.drawer_pos(), DRAWER_SPOTS, 0.04, held)
-        height = max(skills.IN_DRAWER, _top_at(world, at, held) + S.BLOCK_HALF + 0.006)
+        at = free_spot(world, world.drawer_pos(), DRAWER_SPOTS, 0.04, held)
+        height = drop_at(world, at, skills.IN_DRAWER, held)
         return _carry(world, held, L.put_in_drawer(held), at, height, 0.018)
     left = [c for c in blocks if not tasks.in_drawer(world, c)]
     if left:
@@ -243,8 +248,8 @@ def _stow(task: Task, world: World) -> _Step:
 def _clear(task: Task, world: World) -> _Step:
     held = skills.in_hand(world)
     if held is not None:
-        at = _free_spot(world, world.box_pos(), BOX_SPOTS, 0.04, held)
-        height = max(skills.IN_BOX, _top_at(world, at, held) + S.BLOCK_HALF + 0.006)
+        at = free_spot(world, world.box_pos(), BOX_SPOTS, 0.04, held)
+        height = drop_at(world, at, skills.IN_BOX, held)
         return _carry(world, held, L.put_in_box(held), at, height, 0.018)
     for color in tasks.in_order(list(world.scene.blocks)):
         if not tasks.in_box(world, color):
