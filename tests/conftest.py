@@ -1,5 +1,7 @@
 from pathlib import Path
 
+from recorded import copy, failed, perturbed, solved  # noqa: F401 (fixtures for all)
+
 
 def pytest_addoption(parser):
     here = Path(__file__).parent / "golden"
