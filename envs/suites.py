@@ -7,7 +7,7 @@ any run of consecutive seeds is balanced.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -68,8 +68,3 @@ def suite_task(suite: str, seed: int, family: str | None = None) -> Task:
     name = suite_family(suite, seed, family)
     rng = np.random.default_rng([int(seed), list(SUITES).index(suite), FAMILIES.index(name)])
     return sample_task(name, rng, suite)
-
-
-def without_events(task: Task) -> Task:
-    """The same task undisturbed."""
-    return replace(task, events=())
