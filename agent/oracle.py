@@ -14,9 +14,10 @@ import numpy as np
 
 from backbone.errors import UserError
 from backbone.observation import Observation
+from envs.contract import Label
 from envs.errors import WorldError
 from envs.tabletop.commands import motion, understand
-from envs.tabletop.teacher import Label, Teacher
+from envs.tabletop.teacher import Teacher
 from envs.tabletop.world import World
 from highlevel.plan import DONE, Plan, Target, parse_plan_text
 from lowlevel.controller import ActionChunk

@@ -38,7 +38,7 @@ from training.statistics import describe_images
 
 if TYPE_CHECKING:
     from agent.levels import Levels
-    from envs.tabletop.teacher import Label
+    from envs.contract import Label
     from envs.tabletop.world import World
 
 META_EVERY = 50  # episodes between two renewals of meta/

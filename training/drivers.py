@@ -14,7 +14,7 @@ from training.dataset import AGENT, DISTURBED, TEACHER
 if TYPE_CHECKING:
     from agent.loop import Agent
     from backbone.observation import Observation
-    from envs.tabletop.teacher import Label
+    from envs.contract import Label
     from envs.tabletop.world import World
 
 GRIPPER = 6  # index in an action

@@ -34,7 +34,7 @@ from training.progress import Bar
 
 if TYPE_CHECKING:
     from agent.policy import Policy
-    from envs.tabletop.teacher import Label
+    from envs.contract import Label
 
 GROUP = 256  # episodes in a shard
 SHARE, LEAST, MOST = 0.1, 6, 30  # frames kept of an episode

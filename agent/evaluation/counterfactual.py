@@ -17,6 +17,7 @@ from agent.evaluation.planners import told
 from agent.evaluation.statistics import rate
 from agent.loop import Agent
 from backbone.observation import Observation
+from envs.contract import Label
 from envs.suites import EVALUATION_START
 from envs.tabletop import language as L
 from envs.tabletop import scene as S
@@ -25,7 +26,7 @@ from envs.tabletop.commands import Command, happened, place, possible, understan
 from envs.tabletop.env import TabletopEnv
 from envs.tabletop.sampling import RESERVED_SORT, RESERVED_STACK
 from envs.tabletop.tasks import Task, at_rest
-from envs.tabletop.teacher import Label, Teacher, free_place
+from envs.tabletop.teacher import Teacher, free_place
 from envs.tabletop.world import Snapshot, World
 from highlevel.plan import DONE, Plan, Target
 

@@ -1,7 +1,7 @@
-"""One episode: the agent against the tabletop world, and what is worth knowing about it afterwards.
+"""One episode: the agent against a world, and what is worth knowing about it afterwards.
 
-The scripted teacher watches every tick (it is cheap: no pictures), so that each look of the planner can be
-compared with what the teacher would have said there. Nothing of that reaches the agent.
+Where the world has a scripted teacher it watches every tick (it is cheap: no pictures), so that each look of
+the planner can be compared with what the teacher would have said there. Nothing of that reaches the agent.
 """
 
 from __future__ import annotations

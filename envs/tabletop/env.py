@@ -5,24 +5,26 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.contract import PIXELS, EvaluationEnv, check_choice, state_key
 from envs.errors import WorldError
-from envs.suites import get_suite, suite_family, suite_task
+from envs.suites import EVALUATION_START, get_suite, suite_family, suite_task
 from envs.tabletop import scene as S
 from envs.tabletop import skills, tasks
+from envs.tabletop.inventory import inventory
+from envs.tabletop.reading import fits, read
 from envs.tabletop.tasks import Event, Task
-from envs.tabletop.teacher import free_place
+from envs.tabletop.teacher import Label, Teacher, free_place
 from envs.tabletop.world import CAMERAS, CONTROL_HZ, World
 
-PIXELS = ("always", "lazy")
+AFTER = 30  # ticks that an episode runs on after its goal is reached: time to say "done"
 _STATE_LOW = np.array([-1.5, -1.5, -0.5, -7, -7, -7, -0.01, -0.01], dtype=np.float32)
 _STATE_HIGH = np.array([1.5, 1.5, 1.5, 7, 7, 7, 0.05, 0.05], dtype=np.float32)
 
 
-class TabletopEnv(gymnasium.Env):
+class TabletopEnv(EvaluationEnv):
     """One episode after another of a suite.
 
     reset(seed) draws task and scene from (suite, family, seed); without a seed from the environment's own
@@ -38,6 +40,7 @@ class TabletopEnv(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
+    rate, linger = CONTROL_HZ, AFTER
 
     def __init__(
         self,
@@ -50,8 +53,7 @@ class TabletopEnv(gymnasium.Env):
         suite_family(suite, 0, family)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise WorldError(f"unknown render mode {render_mode!r}; known: rgb_array")
-        if pixels not in PIXELS:
-            raise WorldError(f"unknown pixels setting {pixels!r}; known: {', '.join(PIXELS)}")
+        check_choice("pixels setting", pixels, PIXELS)
         self.suite, self.family, self.render_mode, self.pixels = suite, family, render_mode, pixels
         self.world = World()
         self.task: Task = suite_task(suite, 0, family)
@@ -71,6 +73,18 @@ class TabletopEnv(gymnasium.Env):
     def task_description(self) -> str:
         """The instruction as it stands now."""
         return self.task.instruction
+
+    @property
+    def stratum(self) -> str:
+        return self.task.family
+
+    @property
+    def max_steps(self) -> int:
+        return self.task.max_steps
+
+    def begin(self, seed: int) -> dict[str, Any]:
+        """Evaluation episode `seed`: a scene that no training episode ever shows."""
+        return self.reset(seed=EVALUATION_START + seed)[1]
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         """Starts the episode `seed` (or one drawn at random)."""
@@ -107,6 +121,21 @@ class TabletopEnv(gymnasium.Env):
         """(480, 640, 3) uint8 with shadows, for people; None without a render mode."""
         return self.world.render() if self.render_mode == "rgb_array" else None
 
+    def teacher(self) -> Bound:
+        return Bound(self.world)
+
+    def initial_state(self) -> str:
+        """Of where every object and the arm are, and their colours."""
+        data = self.world.data
+        return state_key(data.qpos, data.qvel, data.mocap_pos, self.world.model.geom_rgba)
+
+    def scene(self) -> str:
+        return inventory(self.world)
+
+    def asks_for(self, instruction: str) -> bool:
+        asked, corrected = read(instruction), any(e.kind == "say" for e in self.task.events)
+        return asked is not None and fits(asked, self.task) and not corrected
+
     def close(self) -> None:
         self.world.close()
 
@@ -138,6 +167,19 @@ class TabletopEnv(gymnasium.Env):
             elif disturb(self.world, self.task, event):
                 self._pending.remove(event)
         return said
+
+
+class Bound:
+    """The teacher of one world."""
+
+    def __init__(self, world: World):
+        self.world, self._teacher = world, Teacher()
+
+    def reset(self) -> None:
+        self._teacher.reset()
+
+    def label(self) -> Label:
+        return self._teacher.label(self.world)
 
 
 def disturb(world: World, task: Task, event: Event) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from envs.contract import Label
 from envs.errors import WorldError
 from envs.tabletop import language as L
 from envs.tabletop import scene as S
@@ -25,19 +26,6 @@ OVER = 0.045  # a held block this close to where it goes is being put down, howe
 BIN_SPOTS = ((-0.028, 0.0), (0.028, 0.0), (0.0, 0.0))
 BOX_SPOTS = ((0.037, 0.037), (0.037, -0.037), (-0.037, 0.037), (-0.037, -0.037), (0.0, 0.0))
 DRAWER_SPOTS = ((0.0, 0.0), (0.0, 0.05), (0.0, -0.05))
-
-
-@dataclass(frozen=True)
-class Label:
-    """What the teacher would do now.
-
-    point: (y, x) in the front camera's picture, normalised; None when done. action: (7,) float32 in [-1, 1].
-    """
-
-    subtask: str
-    point: tuple[float, float] | None
-    memory: str
-    action: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""Every suite there is, by name: our own tabletop and public benchmarks, whose packages are optional."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from envs.contract import EvaluationEnv
+from envs.errors import WorldError
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A family of suites with one adapter and one protocol.
+
+    home: "module:class" of the environment, which takes (suite, family, render_mode, pixels). package: what
+    has to be importable; extra: of this project, that installs it. execute: control ticks between looks in
+    the published protocol.
+    """
+
+    name: str
+    suites: tuple[str, ...]
+    home: str
+    package: str | None = None
+    extra: str | None = None
+    execute: int = 8
+
+
+BENCHMARKS: tuple[Benchmark, ...] = (
+    Benchmark(
+        "tabletop",
+        ("core", "long", "memory", "correction", "perturbed", "unseen"),
+        "envs.tabletop.env:TabletopEnv",
+    ),
+)
+
+
+def benchmark(suite: str) -> Benchmark:
+    """The one that a suite belongs to. WorldError naming what is close, or all."""
+    for found in BENCHMARKS:
+        if suite in found.suites:
+            return found
+    known = [name for found in BENCHMARKS for name in found.suites]
+    close = difflib.get_close_matches(suite, known, n=4)
+    hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known)}"
+    raise WorldError(f"unknown suite {suite!r}; {hint}")
+
+
+def make(suite: str = "core", family: str | None = None, **options: Any) -> EvaluationEnv:
+    """The world of a suite. Options: `render_mode`, `pixels`. WorldError for unknown names and where a
+    benchmark's package is missing."""
+    found = benchmark(suite)
+    module, name = found.home.split(":")
+    try:
+        home = import_module(module)
+        if found.package is not None:
+            import_module(found.package)
+    except ModuleNotFoundError as error:
+        if found.extra is None:
+            raise
+        raise WorldError(
+            f"suite {suite}: expected the package of '{found.name}', found no module '{error.name}'; "
+            f"pip install 'steersman[{found.extra}]'"
+        ) from None
+    return getattr(home, name)(suite=suite, family=family, **options)
