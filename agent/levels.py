@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin
 from torch import Tensor
 
+from agent.asks import Ask
 from backbone.engine import Engine
 from backbone.errors import UserError
 from backbone.inference import Run
@@ -88,6 +89,44 @@ class Levels(ModelHubMixin):
         self._there(self.controller, "controller", "makes actions")
         with self.engine.quietly():
             return self._step(looks)
+
+    def plan_batch(self, looks: Sequence[Look]) -> list[Plan]:
+        """`plan` for several agents in one pass."""
+        planner = self._there(self.planner, "planner", "writes plans")
+        with self.engine.quietly():
+            run, seen = self.engine.look(len(looks)), [look.observation for look in looks]
+            return planner.plan_on(
+                run, seen, [look.memory for look in looks], [look.previous for look in looks]
+            )
+
+    def act_batch(self, looks: Sequence[Look], subtasks: Sequence[str]) -> list[ActionChunk]:
+        """`act` for several agents in one pass."""
+        controller = self._there(self.controller, "controller", "makes actions")
+        started, copies = time.perf_counter(), controller.copies
+        seen, kept = [look.observation for look in looks], [look.committed for look in looks]
+        with self.engine.quietly():
+            run = controller.look(len(looks))
+            controller.read(run, seen * copies, list(subtasks) * copies)
+            noise = [look.generator for look in looks]
+            return controller.act_on(run, seen, list(subtasks), kept, noise, started)
+
+    def ask(self, what: str, *look, subtask: str = "", **more) -> Ask:
+        """A question for `asks`: "step", "plan" or "act" on this look, alone or with others'."""
+
+        def together(asks: Sequence[Ask], size: int) -> list:
+            looks, texts = (list(column) for column in zip(*(ask.content for ask in asks), strict=True))
+            spare = size - len(looks)  # rows that nobody asked for; their noise is nobody's
+            looks += [replace(looks[0], generator=torch.Generator())] * spare
+            texts += [texts[0]] * spare
+            answers = self.act_batch(looks, texts) if what == "act" else getattr(self, f"{what}_batch")(looks)
+            return answers[: len(asks)]
+
+        ask = Ask(lambda: together([ask], 1)[0], together, (id(self), what), (Look(*look, **more), subtask))
+        return ask
+
+    def noise(self, seed: int) -> torch.Generator:
+        """What an agent's chunks are drawn from: the same seed and observations give the same actions."""
+        return torch.Generator().manual_seed(seed)
 
     def _step(self, looks: Sequence[Look]) -> list[tuple[Plan, ActionChunk]]:
         controller = self.controller

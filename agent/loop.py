@@ -1,14 +1,17 @@
 """The loop: a plan, a chunk of actions, one action a tick.
 
-The clock here is `sync`: the world waits while the agent thinks, so a run is deterministic. Every `execute`
-ticks the agent looks: the planner writes the next subtask and the controller makes a chunk for that text.
-Between looks it needs no picture (`needs_observation` says so), so a world renders only what is looked at.
+Every `execute` ticks the agent looks: the planner writes the next subtask and the controller makes a chunk
+for that text. Between looks it needs no picture (`needs_observation` says so), so a world renders only what
+is looked at. The clock (`agent.clock`) is `sync`: the world waits while the agent thinks, so a run is
+deterministic; or `realtime`: it goes on with what it has, and answers come late.
 
 Rules, learnt the hard way elsewhere:
-- a change of instruction raises the revision and drops plan and chunk of the older one, at the next tick;
+- a change of instruction raises the revision and drops plan and chunk of the older one, at the next tick, and
+  answers to questions of the older one when they come;
 - every executed action carries the subtask that produced it;
 - a planner that fails or writes nothing usable leaves the last subtask standing, a controller that fails
   leaves the rest of its chunk; when nothing is left the robot holds still;
+- of a chunk that comes late, as many actions are passed over as were done since its observation;
 - "done" counts when it is said at two looks in a row. At the first the last subtask goes on: a hand that
   stops on a premature "done" sees the same picture for ever and never takes it back.
 """
@@ -17,10 +20,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from agent.asks import Ask, Asking, run_alone
+from agent.clock import SYNC, Clock
 from backbone.errors import UserError
 from backbone.observation import History, Observation
 from highlevel.plan import Plan
@@ -40,7 +45,9 @@ class Step:
     is in force), "held", "done", and "planner failed: ..." (or "controller"; "garbled" instead of "failed"
     where the text was at fault and not the software).
     looked: whether this tick used an observation; then `said` is what the planner wrote (also a "done" that
-    is not believed yet) and `seconds` is what plan and chunk took together.
+    is not believed yet) and `seconds` is what plan and chunk took together, of which the levels themselves
+    took `thinking`; `waited` is how long their questions waited for those of others. Under a realtime clock
+    `said` comes `age` ticks after the observation that it was written on.
     """
 
     action: np.ndarray
@@ -52,6 +59,23 @@ class Step:
     done: bool = False
     revision: int = 0
     seconds: float = 0.0
+    thinking: float = 0.0
+    waited: float = 0.0
+    age: int = 0
+
+
+@dataclass
+class _Answer:
+    """What a look led to, and the tick in which it is there. used: actions done when the look began."""
+
+    lane: str
+    asked: int
+    at: int
+    revision: int
+    used: int
+    said: Plan | None = None
+    chunk: ActionChunk | None = None
+    failed: list[str] = field(default_factory=list)
 
 
 class Agent:
@@ -61,6 +85,8 @@ class Agent:
     planner: "learned" (the policy's own), "none" (the instruction stands in the subtask's place), a Planner.
     controller: any Controller; the policy's own by default.
     execute: control ticks between looks, at most the length of a chunk.
+    clock: whether the world waits. rest: an action that holds still is all zeros but for the gripper, or the
+    "last" one again (where actions are positions).
     """
 
     def __init__(
@@ -69,6 +95,8 @@ class Agent:
         planner: str | Planner = "learned",
         controller: Controller | None = None,
         execute: int = 8,
+        clock: Clock = SYNC,
+        rest: str = "zero",
     ):
         if isinstance(planner, str) and planner not in ("learned", "none"):
             raise UserError(f"planner: expected 'learned', 'none' or a planner object, got '{planner}'")
@@ -78,8 +106,10 @@ class Agent:
             raise UserError(f"execute: expected at least 1 control step per look, got {execute}")
         self.policy, self.planner, self.execute = policy, planner, execute
         self.controller: Controller = policy if controller is None else controller
+        self.clock, self.rest = clock, rest
         self._past = _past(policy)
-        self._joint = planner == "learned" and controller is None
+        self._joint = planner == "learned" and controller is None and not clock.apart
+        self._lanes = ("plan", "chunk") if clock.apart else ("both",)
         self.instruction: str | None = None
         self.revision = 0
         self.failures = 0
@@ -107,14 +137,18 @@ class Agent:
             self.policy.reset(seed)
         if self._past is not None:
             self._past.reset()
+        self._noise = self.policy.noise(seed) if hasattr(self.policy, "noise") else None
         self.memory = ""
         self.plan: Plan | None = None  # in force
         self.said: Plan | None = None  # the planner's last word, believed or not
         self.revision += 1
         self.failures = 0
+        self._now = 0  # ticks
+        self._answers: list[_Answer] = []  # that are not there yet
+        self._due = dict.fromkeys(self._lanes, 0)  # the tick of each lane's next look
         self._chunk: ActionChunk | None = None
-        self._used = 0  # actions of the chunk already executed
-        self._ticks_left = 0  # until the next look
+        self._used = 0  # actions of the chunk that are done or passed over
+        self._done_actions = 0  # of all chunks
         self._done_looks = 0
         self._last: np.ndarray | None = None
         self._news: list[str] = []
@@ -126,7 +160,8 @@ class Agent:
         self.instruction = self._checked(text)
         self.revision += 1
         self.plan = self.said = self._chunk = None
-        self._used = self._ticks_left = self._done_looks = 0
+        self._used = self._done_looks = 0
+        self._due = dict.fromkeys(self._lanes, self._now)
         self._news.append("corrected")
 
     @property
@@ -134,7 +169,13 @@ class Agent:
         """Whether the next `step` needs to see: if it looks, or for the past of a network that looks back. If
         not, it may be called with None.
         """
-        return self._ticks_left <= 0 or self._past is not None
+        return self._past is not None or any(map(self._may_look, self._lanes))
+
+    @property
+    def blind(self) -> bool:
+        """Whether neither level looks at pictures (a teacher does not)."""
+        levels = (self.policy if self.planner == "learned" else self.planner), self.controller
+        return all(level == "none" or getattr(level, "blind", False) for level in levels)
 
     @property
     def done(self) -> bool:
@@ -142,87 +183,196 @@ class Agent:
 
     def step(self, observation: Observation | Mapping | None = None) -> Step:
         """One control tick. `observation`: an Observation or a gymnasium observation; None between looks."""
+        return run_alone(self.stepping(observation))
+
+    def stepping(self, observation: Observation | Mapping | None = None) -> Asking[Step]:
+        """The same, handing out the questions to its levels, so that those of several agents can be answered
+        in one pass (see `agent.asks`).
+        """
         if self.instruction is None:
             raise UserError("agent: expected reset(instruction) before step(observation)")
         events, self._news = self._news, []
-        looked, said, seconds, was_done = self._ticks_left <= 0, None, 0.0, self.done
-        if self.needs_observation:
-            if observation is None:
-                raise UserError("agent: expected an observation at this tick (needs_observation), got None")
-            if not isinstance(observation, Observation):
-                observation = Observation.from_env(observation, self.instruction)
-            if self._past is not None and observation.history is None:
-                observation = self._past.add(observation)
-        if looked:
-            if hasattr(self.policy, "check"):  # a wrong observation is the caller's to mend, before it moves
-                self.policy.check(observation)
-            start = time.perf_counter()
-            said = self._look(observation.with_instruction(self.instruction), events)
-            self.said = said or self.said
-            seconds = time.perf_counter() - start
+        was_done, looked, seconds = self.done, False, 0.0
+        asked: list[Ask] = []
+        observation = self._seen(observation)
+        heard = self._hear(events)
+        for lane in self._lanes:
+            if not self._looks(lane):
+                continue
+            if not looked and hasattr(self.policy, "check"):
+                self.policy.check(observation)  # a wrong one is the caller's to mend, before it moves
+            looked, start = True, time.perf_counter()
+            asks = yield from self._look(lane, observation.with_instruction(self.instruction))
+            seconds += time.perf_counter() - start - sum(ask.waited for ask in asks)
+            asked += asks
+            heard = self._hear(events) or heard
         if self.done and not was_done:
             events.append("done")
         if self._chunk is not None and self._used < len(self._chunk.actions):
             action, subtask = np.asarray(self._chunk.actions[self._used], np.float32), self._chunk.subtask
             self._used += 1
+            self._done_actions += 1
         else:
             action, subtask = self._hold(), self.plan.text if self.plan else ""
             events.append("held")
-        self._ticks_left -= 1
         self._last = action
-        return Step(
-            action, subtask, self.plan, tuple(events), looked, said, self.done, self.revision, seconds
-        )
+        said, age = (heard.said, self._now - heard.asked) if heard else (None, 0)
+        self._now += 1
+        thinking, waited = sum(ask.seconds for ask in asked), sum(ask.waited for ask in asked)
+        times = seconds, thinking, waited, age
+        return Step(action, subtask, self.plan, tuple(events), looked, said, self.done, self.revision, *times)
+
+    # -- when to look, and what has come of it
+
+    def _busy(self, lane: str) -> bool:
+        return any(answer.lane == lane and answer.at > self._now for answer in self._answers)
+
+    def _looks(self, lane: str) -> bool:
+        if lane == "chunk" and self.plan is None:
+            return False
+        return self._now >= self._due[lane] and not self._busy(lane)
+
+    def _may_look(self, lane: str) -> bool:
+        """The same before it is known what comes in with this tick."""
+        coming = any(answer.at <= self._now and answer.said is not None for answer in self._answers)
+        return self._looks(lane) or (lane == "chunk" and coming and not self._busy(lane))
+
+    def _seen(self, observation: Observation | Mapping | None) -> Observation | None:
+        if not self.needs_observation:
+            return None
+        if observation is None:
+            raise UserError("agent: expected an observation at this tick (needs_observation), got None")
+        if not isinstance(observation, Observation):
+            observation = Observation.from_env(observation, self.instruction)
+        if self._past is not None and observation.history is None:
+            observation = self._past.add(observation)
+        return observation
+
+    def _hear(self, events: list[str]) -> _Answer | None:
+        """Take what is there by now; the last answer in which the planner said something."""
+        there = [answer for answer in self._answers if answer.at <= self._now]
+        self._answers = [answer for answer in self._answers if answer.at > self._now]
+        heard = None
+        for answer in there:
+            if answer.revision != self.revision:
+                events += [f"late {answer.lane} dropped", *answer.failed]
+                continue
+            if answer.said is not None:
+                heard, before = answer, self.plan
+                self._believe(answer.said, events)
+                if "chunk" in self._due and (before is None or before.text != self.plan.text):
+                    self._due["chunk"] = self._now  # at once
+            if answer.chunk is not None:
+                self._chunk, self._used = answer.chunk, self._done_actions - answer.used
+            events += answer.failed
+        return heard
+
+    def _believe(self, said: Plan, events: list[str]) -> None:
+        self.said = said
+        if not said.subtask.strip():
+            events.append("planner garbled: no subtask")
+            return
+        self.memory = said.memory
+        self._done_looks = self._done_looks + 1 if said.done else 0
+        if self._in_force(said, self._done_looks) is said:
+            events.append("planned" if self.plan and self.plan.subtask == said.subtask else "replanned")
+            self.plan = said
+
+    def _in_force(self, said: Plan | None, done_looks: int) -> Plan | None:
+        """The plan once this is heard: a "done" that is not believed yet leaves what was being done."""
+        if said is None or not said.subtask.strip():
+            return self.plan
+        return self.plan if said.done and done_looks < DONE_LOOKS and self.plan is not None else said
 
     # -- one look
 
-    def _look(self, observation: Observation, events: list[str]) -> Plan | None:
-        """Plan, then make a chunk for the plan in force. What the planner wrote, None if it failed."""
-        self._ticks_left = RETRY
-        said, chunk = self._write(observation, events)
-        if said is not None and not said.subtask.strip():
-            events.append("planner garbled: no subtask")
-            chunk = None
-        elif said is not None:
-            self.memory = said.memory
-            self._done_looks = self._done_looks + 1 if said.done else 0
-            if said.done and not self.done and self.plan is not None:
-                chunk = None  # not believed yet: go on with what was being done
-            else:
-                events.append("planned" if self.plan and self.plan.subtask == said.subtask else "replanned")
-                self.plan = said
-        if self.plan is None:
-            return said
-        try:
-            chunk = chunk or self.controller.act(observation, self.plan.text)
-            if not np.isfinite(chunk.actions).all():
-                raise FloatingPointError("the chunk has non-finite actions")
-        except Exception as error:  # must not stop the arm in mid-air: the rest of the old chunk stands
-            self._failed("controller", error, events)
-        else:
-            self._chunk, self._used = chunk, 0
-            self._ticks_left = min(self.execute, len(chunk.actions))
-        return said
+    def _look(self, lane: str, observation: Observation) -> Asking[list[Ask]]:
+        """Plan (not in the lane "chunk"), then make a chunk for the plan that will be in force (not in the
+        lane "plan") -> what was asked.
+        """
+        answer = _Answer(lane, self._now, self._now, self.revision, self._done_actions)
+        asked: list[Ask] = []
+        plan, clock = self.plan, self.clock
+        if lane != "chunk":
+            answer.said, answer.chunk = yield from self._write(observation, asked, answer.failed)
+            plan = self._in_force(answer.said, self._done_looks + 1)
+            if plan is not answer.said:
+                answer.chunk = None
+        if lane != "plan" and plan is not None:
+            try:
+                if answer.chunk is None:
+                    answer.chunk = yield from self._act(observation, plan.text, asked)
+                if not np.isfinite(answer.chunk.actions).all():
+                    raise FloatingPointError("the chunk has non-finite actions")
+            except Exception as error:  # must not stop the arm in mid-air: the rest of the old chunk stands
+                answer.chunk = None
+                self._failed("controller", error, answer.failed)
+        given = clock.plan if lane == "plan" else clock.chunk
+        late = clock.ticks(given, sum(ask.seconds for ask in asked))
+        answer.at = self._now + late
+        if lane == "plan":
+            again = RETRY if answer.said is None else self.execute
+        elif answer.chunk is None:
+            again = RETRY
+        else:  # the next one has to be there before this one is used up
+            again = min(self.execute, max(1, len(answer.chunk.actions) - late))
+        self._due[lane] = self._now + max(again, late)
+        self._answers.append(answer)
+        return asked
 
-    def _write(self, observation: Observation, events: list[str]) -> tuple[Plan | None, ActionChunk | None]:
+    def _write(
+        self, observation: Observation, asked: list[Ask], failed: list[str]
+    ) -> Asking[tuple[Plan | None, ActionChunk | None]]:
         """The planner's words, and the chunk for them where both come from one prefill."""
-        before = self.said
+        before, memory = self.said, self.memory
         try:
             if self.planner == "none":
-                return Plan(self.instruction, memory=self.memory, origin="instruction"), None
+                return Plan(self.instruction, memory=memory, origin="instruction"), None
             if self._joint:
-                return self.policy.step(observation, self.memory, before)
+                kept = self._promised()
+                ask = self._ask(self.policy, "step", (observation, memory, before), kept)
+                return (yield from _answered(ask, asked))
             if self.planner == "learned":
-                return self.policy.plan(observation, self.memory, before), None
-            return self.planner.plan(observation, self.instruction, self.memory, before), None
+                ask = self._ask(self.policy, "plan", (observation, memory, before))
+            else:
+                told = observation, self.instruction, memory, before
+                ask = Ask(lambda: self.planner.plan(*told))
+            return (yield from _answered(ask, asked)), None
         except Exception as error:
-            self._failed("planner", error, events)
+            self._failed("planner", error, failed)
             return None, None
+
+    def _act(self, observation: Observation, subtask: str, asked: list[Ask]) -> Asking[ActionChunk]:
+        kept = self._promised()
+        if self.controller is self.policy:
+            ask = self._ask(self.policy, "act", (observation,), kept, subtask)
+        else:
+            given = () if kept is None else (kept,)
+            ask = Ask(lambda: self.controller.act(observation, subtask, *given))
+        return (yield from _answered(ask, asked))
+
+    def _ask(self, policy, what: str, given: tuple, kept: np.ndarray | None = None, subtask: str = "") -> Ask:
+        """A question to a policy: together with others' where it can do that."""
+        if hasattr(policy, "ask"):
+            return policy.ask(what, *given, committed=kept, generator=self._noise, subtask=subtask)
+        more = (subtask,) if what == "act" else ()
+        return Ask(lambda: getattr(policy, what)(*given, *more))
+
+    def _promised(self) -> np.ndarray | None:
+        """The actions that will be done while the controller thinks, if it is to know them."""
+        clock = self.clock
+        late = clock.ticks(clock.chunk or 0.0, 0.0) if clock.keep else 0
+        if not late or self._chunk is None:
+            return None
+        rest = self._chunk.actions[self._used : self._used + late]
+        return rest if len(rest) == late else None
 
     def _hold(self) -> np.ndarray:
         """No motion; the gripper (last dimension) keeps what it was told."""
         if self._last is None:
             return np.zeros(self.policy.action_dim, np.float32)
+        if self.rest == "last":
+            return self._last.copy()
         hold = np.zeros_like(self._last)
         hold[-1] = self._last[-1]
         return hold
@@ -242,6 +392,11 @@ class Agent:
             if self.planner == "none":
                 self.policy.check_subtask(instruction)
         return " ".join(instruction.split())
+
+
+def _answered(ask: Ask, asked: list[Ask]) -> Asking:
+    asked.append(ask)
+    return (yield ask)
 
 
 def _past(policy) -> History | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from backbone.errors import UserError
 from backbone.observation import Observation
-from envs.contract import Label
+from envs.contract import Guide, Label
 from envs.errors import WorldError
 from envs.tabletop.commands import motion, understand
 from envs.tabletop.teacher import Teacher
@@ -31,20 +31,39 @@ def plan_of(label: Label, seconds: float = 0.0) -> Plan:
 
 
 class OraclePlanner:
-    """The teacher as a planner: the true subtask, point and memory of the world it was given."""
+    """The teacher of a world as a planner: the true subtask, point and memory."""
 
-    def __init__(self, world: World, teacher: Teacher):
-        self.world, self.teacher = world, teacher
+    blind = True
+
+    def __init__(self, guide: Guide):
+        self.guide = guide
 
     def plan(self, observation: Observation, instruction: str, memory: str, previous: Plan | None) -> Plan:
         start = time.perf_counter()
-        label = self.teacher.label(self.world)
+        label = self.guide.label()
         return plan_of(label, time.perf_counter() - start)
 
 
-class TeacherController:
-    """The teacher as a controller: rolls the world forward for a chunk, then back. It reads no subtask."""
+class GuideController:
+    """The teacher of any world as a controller: one action a look. It reads no subtask."""
 
+    blind = True
+
+    def __init__(self, guide: Guide, action_dim: int):
+        self.guide, self.action_dim = guide, action_dim
+
+    def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
+        start = time.perf_counter()
+        action = np.asarray(self.guide.label().action, np.float32)
+        return ActionChunk(action[None], subtask, seconds=time.perf_counter() - start)
+
+
+class TeacherController:
+    """The tabletop's teacher as a controller: rolls the world forward for a chunk, then back. It reads no
+    subtask.
+    """
+
+    blind = True
     action_dim = 7
 
     def __init__(self, world: World, teacher: Teacher, horizon: int = 10):

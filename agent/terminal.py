@@ -208,7 +208,7 @@ def planner_lines(summary: dict[str, Any]) -> list[str]:
     if times["look_ms_p50"] is not None:
         lines.append(
             f"plan and chunk {times['look_ms_p50']:.0f} ms (median), {times['look_ms_p95']:.0f} ms (95%); "
-            f"{times['real_time_factor']:.1f} times real time per process"
+            f"{times['real_time_factor']:.1f} times real time per episode"
         )
     if summary["errors"]:
         lines.append(f"errors: {summary['errors']} episodes not finished, seeds {summary['error_seeds']}")

@@ -53,6 +53,12 @@ class Engine:
         self.whole_ticks = how == "graphs"
         self.forget()
 
+    def fix_shapes(self) -> None:
+        """Compute also what is not there, so that no shape depends on what is seen or said, and no sample on
+        its batch-mates, to the last bit."""
+        self.static = True
+        self.forget()
+
     def forget(self) -> None:
         """Begin anew, with stores of its own (for a copy of an engine)."""
         self.frames = Frames(self.network)

@@ -41,7 +41,6 @@ def looks(job: tuple[str, str, int]) -> list[tuple[str, bool, bool, bool]]:
     from agent.policy import Policy
     from backbone.observation import Observation
     from envs.tabletop.env import TabletopEnv
-    from envs.tabletop.teacher import Teacher
 
     checkpoint, suite, seed = job
     torch.set_num_threads(1)
@@ -49,12 +48,12 @@ def looks(job: tuple[str, str, int]) -> list[tuple[str, bool, bool, bool]]:
         _WORLDS[job[:2]] = TabletopEnv(suite, pixels="lazy"), Policy.from_pretrained(checkpoint)
     env, policy = _WORLDS[job[:2]]
     env.reset(seed=EVALUATION_START + seed)
-    teacher = Teacher()
-    agent = Agent(policy, OraclePlanner(env.world, teacher))
+    teacher = env.teacher()
+    agent = Agent(policy, OraclePlanner(teacher))
     agent.reset(env.task_description, seed)
     memory, said, found, switches, truth = "", None, [], [], None
     for tick in range(env.task.max_steps):
-        label = teacher.label(env.world)
+        label = teacher.label()
         if truth is not None and label.subtask != truth:
             switches.append(tick)
         truth = label.subtask
@@ -67,7 +66,7 @@ def looks(job: tuple[str, str, int]) -> list[tuple[str, bool, bool, bool]]:
         step = agent.step(observation)
         if env.step(step.action)[2]:
             break
-    near = [any(abs(tick - switch) <= NEAR for switch in switches) for tick, _, _ in found]
+    near = [any(abs(tick - switch) <= NEAR * env.rate for switch in switches) for tick, _, _ in found]
     return [
         (env.task.family, n, same, remembered) for n, (_, same, remembered) in zip(near, found, strict=True)
     ]

@@ -75,6 +75,10 @@ class EvaluationEnv(gymnasium.Env):
         """The full observation of the present, pictures included."""
         raise NotImplementedError
 
+    def state(self) -> np.ndarray:
+        """(D,) float32, `agent_pos` of the present."""
+        raise NotImplementedError
+
     def teacher(self) -> Guide | None:
         """The scripted teacher, where the world has one."""
         return None

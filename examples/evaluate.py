@@ -20,14 +20,20 @@ def main(
     episodes: int = 200,
     seed: int = 0,
     checkpoint: str = "nano",
-    planner: Literal["learned", "oracle", "none"] = "learned",
+    planner: str = "learned",
     out: Path | None = None,
     family: str | None = None,
     controller: Literal["learned", "teacher", "random", "zero"] = "learned",
-    execute: int = 8,
+    execute: int | None = None,
     steps: int | None = None,
     solver: Literal["euler", "midpoint", "adams"] = "euler",
+    clock: Literal["sync", "realtime"] = "sync",
+    plan_delay: float | None = None,
+    chunk_delay: float | None = None,
+    keep: bool = False,
     workers: int | None = None,
+    batch: int = 1,
+    device: str | None = None,
     until_sure: float | None = None,
 ) -> int:
     """Args:
@@ -36,20 +42,30 @@ def main(
     seed: the first seed; the others are seed + 1, seed + 2, ...
     checkpoint: "nano" (shipped) or a checkpoint directory.
     planner: learned; oracle (the scripted teacher writes the plan); none (the instruction in the subtask's
-    place).
+    place); frozen, shuffled, empty, words-only, point-only (see `steersman blame`).
     out: folder for the results; outputs/evaluate/SUITE-PLANNER by default.
-    family: only this task family (sort, stack, stow, clear, swap, press).
+    family: only this task family (sort, stack, stow, clear, swap, press), or task of a benchmark.
     controller: learned; teacher (the scripted teacher moves the arm, for diagnosis); random and zero, which
     any controller has to beat (with --planner none).
-    execute: control steps (of 1/20 s) between looks.
+    execute: control ticks between looks; those of the suite's published protocol by default (tabletop: 8).
     steps: evaluations of the flow for a chunk of actions; the checkpoint's own number by default.
     solver: of the flow; midpoint and adams are of second order, at the same cost.
+    clock: sync, in which the world waits while the agent thinks; or realtime, in which it goes on.
+    plan_delay: milliseconds that a plan takes under the realtime clock, beside the controller; without it,
+    both take one after the other as long as they do take here.
+    chunk_delay: milliseconds that a chunk takes, likewise.
+    keep: promise the controller the actions that are done while it thinks (real-time chunking).
     workers: processes; the number of cores by default.
+    batch: episodes at a time in a process, their networks in one pass. An episode's outcome does not depend
+    on which others ran beside it, only on this number, which rounds sums in another order.
+    device: cpu, cuda, ...; a GPU where there is one, by default.
     until_sure: stop as soon as success is above or below this rate at 5%, by a test made to be looked at
     after every episode; --episodes is then the most.
     """
     check_run(episodes, seed, workers)
-    settings = Settings(suite, family, checkpoint, planner, controller, execute, steps, solver)
+    late = {"clock": clock, "plan_delay": plan_delay, "chunk_delay": chunk_delay, "keep": keep}
+    how = {"steps": steps, "solver": solver, "batch": batch, "device": device}
+    settings = Settings(suite, family, checkpoint, planner, controller, execute, **how, **late)
     out = out or Path("outputs/evaluate") / "-".join(filter(None, (suite, family, planner)))
     console = Console(highlight=False)
     try:

@@ -13,10 +13,10 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from agent.evaluation.episode import RATE, run_episode
+from agent.evaluation.episode import run_episode
 from agent.evaluation.settings import Settings, build, check_run
 from agent.evaluation.store import make_folder, write_json
-from agent.recorder import FPS, Caption, Recorder
+from agent.recorder import FPS, TICKS, Caption, Recorder
 from agent.terminal import EpisodeView
 from envs.tabletop.reading import read, scenes
 
@@ -97,7 +97,7 @@ def roll(console, env, agent, seed: int, instruction: str | None, out: Path, not
             title = f"{env.suite} {env.task.family} {seed}"
             view = stack.enter_context(EpisodeView(console, title, moment["instruction"]))
         view.update(step, moment)
-        if recorder is not None and moment["tick"] % (RATE // FPS) == 0:
+        if recorder is not None and moment["tick"] % (TICKS // FPS) == 0:
             recorder.add(env.world.save(), Caption.of(step, moment, note))
 
     if recorder is not None:

@@ -9,7 +9,9 @@ from lowlevel.controller import ActionChunk
 
 
 class ZeroController:
-    """Holds still."""
+    """Zero actions."""
+
+    blind = True
 
     def __init__(self, action_dim: int = 7, horizon: int = 10):
         self.action_dim, self.horizon = action_dim, horizon
@@ -19,15 +21,16 @@ class ZeroController:
 
 
 class RandomController(ZeroController):
-    """Uniform in [-1, 1], anew at every step. The same seed gives the same actions."""
+    """Uniform between low and high, anew at every step. The same seed gives the same actions."""
 
-    def __init__(self, action_dim: int = 7, horizon: int = 10):
+    def __init__(self, action_dim: int = 7, horizon: int = 10, low=-1.0, high=1.0):
         super().__init__(action_dim, horizon)
+        self.low, self.high = low, high
         self.reset()
 
     def reset(self, seed: int = 0) -> None:
         self.rng = np.random.default_rng(seed)
 
     def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
-        actions = self.rng.uniform(-1, 1, (self.horizon, self.action_dim))
+        actions = self.rng.uniform(self.low, self.high, (self.horizon, self.action_dim))
         return ActionChunk(actions.astype(np.float32), subtask)

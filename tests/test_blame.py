@@ -105,9 +105,9 @@ def test_an_obedient_hand_refuses_what_it_cannot_do(env):
 
 
 def test_frozen_keeps_its_first_plan_until_another_instruction(env):
-    looks = said(env, P.Frozen(OraclePlanner(env.world, Teacher())), 0)
+    looks = said(env, P.Frozen(OraclePlanner(env.teacher())), 0)
     assert len({plan.text for plan, _, _ in looks}) == 1 and len(looks) > 5
-    planner = P.Frozen(OraclePlanner(env.world, Teacher()))
+    planner = P.Frozen(OraclePlanner(env.teacher()))
     env.reset(seed=EVALUATION_START + 2)
     kept = planner.plan(None, "", "", looks[0][0])
     assert kept is looks[0][0] and planner.plan(None, "", "", None).text != kept.text
@@ -119,7 +119,7 @@ def test_shuffled_says_what_can_be_done_and_was_not_planned(env):
             self.wrote = super().plan(*given)
             return self.wrote
 
-    inner = Noted(env.world, Teacher())
+    inner = Noted(env.teacher())
     planner, wrote = P.Shuffled(inner, env.world), []
     plan = planner.plan
     planner.plan = lambda *given: (plan(*given), wrote.append(inner.wrote.subtask))[0]
@@ -128,9 +128,9 @@ def test_shuffled_says_what_can_be_done_and_was_not_planned(env):
     for (plan, could, at), truth in zip(first, wrote, strict=True):
         assert plan.subtask != truth and plan.subtask in could
         assert (plan.target.y, plan.target.x) == pytest.approx(at)
-    again = said(env, P.Shuffled(OraclePlanner(env.world, Teacher()), env.world), 2)
+    again = said(env, P.Shuffled(OraclePlanner(env.teacher()), env.world), 2)
     assert [plan.text for plan, _, _ in again] == [plan.text for plan, _, _ in first]
-    other = said(env, P.Shuffled(OraclePlanner(env.world, Teacher()), env.world, seed=1), 2)
+    other = said(env, P.Shuffled(OraclePlanner(env.teacher()), env.world, seed=1), 2)
     assert [plan.text for plan, _, _ in other] != [plan.text for plan, _, _ in first]
 
 
@@ -139,9 +139,9 @@ def test_words_without_point_point_without_words_and_neither(env, nano):
     seen = Observation.from_env(env.look(), env.task_description)
     whole = nano.plan(seen)
     given = seen, env.task_description, "", None
-    words = P.make("words-only", env.world, nano).plan(*given)
-    there = P.make("point-only", env.world, nano).plan(*given)
-    empty = P.make("empty", env.world, nano).plan(*given)
+    words = P.make("words-only", env, nano).plan(*given)
+    there = P.make("point-only", env, nano).plan(*given)
+    empty = P.make("empty", env, nano).plan(*given)
     assert whole.target is not None and words.text == whole.subtask and words.memory == whole.memory
     assert there.target == whole.target and there.subtask == P.NEUTRAL
     assert empty.text == P.NEUTRAL and not empty.done
@@ -179,7 +179,7 @@ def test_typed_plans_are_read_by_instruction_and_checked(env, nano, tmp_path):
         "clear the table": ["pick up the red block <loc0412><loc0630>"],
         "swap red and blue": ["done"],
     }
-    planner = P.make("typed", env.world, nano, file.read_text())
+    planner = P.make("typed", env, nano, file.read_text())
     env.reset(seed=EVALUATION_START)
     assert planner.plan(None, "swap  red and blue", "", None).done
     pointed = parse_plan_text(plans["clear the table"][0])[1]
@@ -191,7 +191,7 @@ def test_typed_plans_are_read_by_instruction_and_checked(env, nano, tmp_path):
         with pytest.raises(UserError):
             P.read_plans(text)
     with pytest.raises(UserError, match="know the words"):
-        P.make("typed", env.world, nano, "frobnicate the quux")
+        P.make("typed", env, nano, "frobnicate the quux")
 
 
 # -- the matrix
@@ -309,7 +309,7 @@ def test_nano_follows_words_and_instructions(nano):
 def test_a_planner_that_ignores_the_instruction_is_found_out(env):
     rng = np.random.default_rng(0)
     env.reset(seed=EVALUATION_START + 2)
-    plan = OraclePlanner(env.world, Teacher()).plan(None, "", "", None)
+    plan = OraclePlanner(env.teacher()).plan(None, "", "", None)
     trial = C.other_instruction(env, Agent(hand(env), C.Telling(lambda: plan)), 2, rng)
     assert not trial["followed"] and trial["outcome"] == trial["planned"] and trial["unswapped"]
 

@@ -107,7 +107,7 @@ class Walker:
         self.teacher, self.env = Teacher(), TabletopEnv(pixels="lazy")
         self.agents: list[Agent] = []
         if policy is not None:
-            oracle = OraclePlanner(self.env.world, self.teacher)
+            oracle = OraclePlanner(self.env.teacher())
             writes = policy.planner is not None
             self.agents = [Agent(policy, "learned" if writes else "none")]
             self.agents += [Agent(policy, oracle)] if writes else []

@@ -18,7 +18,7 @@ from highlevel.plan import DONE
 Record = dict[str, Any]
 Part = dict[str, Any]  # of a timeline: text, start, end (seconds)
 
-RATE = 20  # control ticks a second
+RATE = 20  # control ticks a second, of records that do not say
 BRIEF = 0.25  # seconds: a shorter subtask of the teacher's is passed over
 TAIL = 1.0  # seconds: a switch this close to the end that the planner did not follow is not held against it
 STUCK = 5.0  # seconds without a switch of the teacher's or any gain
@@ -50,6 +50,16 @@ def derive(record: Record) -> dict[str, Any]:
     }
 
 
+def hertz(record: Record) -> float:
+    """Control ticks a second."""
+    return record.get("control_hz", RATE)
+
+
+def duration(record: Record) -> float:
+    """Seconds of the world's time."""
+    return record["steps"] / hertz(record)
+
+
 def planned(record: Record) -> bool:
     """Whether anybody wrote subtasks; without a planner the instruction stands in their place."""
     return any(look["origin"] != "instruction" for look in record["looks"])
@@ -64,8 +74,8 @@ def teacher_timeline(record: Record) -> list[Part]:
         if "truth" not in look:
             continue
         if not parts or parts[-1]["text"] != look["truth"]:
-            parts.append({"text": look["truth"], "start": look["tick"] / RATE})
-    return _steady([p | {"end": e} for p, e in zip(parts, _ends(parts, record["steps"] / RATE), strict=True)])
+            parts.append({"text": look["truth"], "start": look["tick"] / hertz(record)})
+    return _steady([p | {"end": e} for p, e in zip(parts, _ends(parts, duration(record)), strict=True)])
 
 
 def _ends(parts: list[Part], last: float) -> list[float]:
@@ -97,7 +107,7 @@ def decisions(record: Record) -> dict[str, int] | None:
         return None
     seen = right = 0
     for part in parts:
-        first = next((x for x in record["looks"] if _within(x["tick"] / RATE, part)), None)
+        first = next((x for x in record["looks"] if _within(x["tick"] / hertz(record), part)), None)
         seen += first is not None
         right += first is not None and first["text"] == part["text"]
     return {"points": len(parts), "seen": seen, "right": right}
@@ -129,7 +139,7 @@ def switches(record: Record) -> list[dict[str, Any]] | None:
         taken.update(same[:1])
         if number == 0 or (same and not fresh):
             continue  # nothing to switch from, or the planner had not left it
-        unseen = not any(_within(look["tick"] / RATE, part) for look in record["looks"])
+        unseen = not any(_within(look["tick"] / hertz(record), part) for look in record["looks"])
         if not same and (unseen or number == len(parts) - 1 and part["end"] - part["start"] < TAIL):
             continue
         error = round(record["subtasks"][same[0]]["start"] - part["start"], 3) if same else None
@@ -207,7 +217,7 @@ def reason(record: Record) -> str | None:
     parts = teacher_timeline(record)
     if not parts:
         return "timeout"
-    end, wanted = record["steps"] / RATE, parts[-1]["text"]
+    end, wanted = duration(record), parts[-1]["text"]
     if planned(record):
         in_force = record["subtasks"][-1]["text"] if record["subtasks"] else ""
         if in_force == DONE and wanted != DONE:
@@ -215,7 +225,7 @@ def reason(record: Record) -> str | None:
     if wanted == DONE:
         return "spoiled"
     if planned(record):
-        looks = [x for x in record["looks"] if x["tick"] / RATE >= end - LATELY and "agree" in x]
+        looks = [x for x in record["looks"] if x["tick"] / hertz(record) >= end - LATELY and "agree" in x]
         if sum(not x["agree"] for x in looks) * 2 > len(looks):
             return "wrong_subtask"
     course = record.get("progress_steps") or [[0.0, 0.0]]

@@ -6,122 +6,136 @@ the planner can be compared with what the teacher would have said there. Nothing
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from agent.evaluation.analysis import RATE, derive
+from agent.asks import Asking, run_alone
+from agent.evaluation.analysis import derive
 from agent.evaluation.statistics import quantile
 from agent.loop import Agent, Step
 from backbone.observation import Observation
-from envs.suites import EVALUATION_START
-from envs.tabletop.env import TabletopEnv
-from envs.tabletop.inventory import inventory
-from envs.tabletop.reading import fits, read
-from envs.tabletop.tasks import Task
-from envs.tabletop.teacher import Teacher
-from envs.tabletop.world import World
+from envs.contract import EvaluationEnv
 from highlevel.plan import DONE, Plan
 
-__all__ = ["RATE", "initial_state", "run_episode"]
+NEAR = 0.5  # seconds: a look so close to a switch of the teacher's subtask is not "away from switches"
+FRONT = 128  # pixels: grounding errors are given in those of the tabletop's front camera
 
-AFTER = 30  # ticks that an episode runs on after its goal is reached: time to say "done"
-NEAR = (
-    10  # ticks: a look this close to a switch of the teacher's subtask is not counted as "away from switches"
-)
-FRONT = 128  # pixels: grounding errors are given in those of the front camera
-
-Watcher = Callable[[TabletopEnv, Step, dict[str, Any]], None]
+Watcher = Callable[[EvaluationEnv, Step, dict[str, Any]], None]
 
 
-def run_episode(
-    env: TabletopEnv,
+def run_episode(env: EvaluationEnv, agent: Agent, seed: int, *rest, **options) -> dict[str, Any]:
+    """`episode`, the agent by itself."""
+    return run_alone(episode(env, agent, seed, *rest, **options))
+
+
+def episode(
+    env: EvaluationEnv,
     agent: Agent,
     seed: int,
     instruction: str | None = None,
-    after: int = AFTER,
+    after: int | None = None,
     watch: Watcher | None = None,
-) -> dict[str, Any]:
-    """Run evaluation seed `seed` (its world seed is EVALUATION_START + seed) and return its record,
-    JSON-ready.
+) -> Asking[dict[str, Any]]:
+    """Run evaluation episode `seed`, handing out the agent's questions, and return its record, JSON-ready.
 
     instruction: said instead of the scene's own. Where it asks for something else than the scene's goal the
     episode is not judged: success is None and it ends when the agent says "done" or has had its time.
+    after: ticks that it runs on after success; the world's own number by default.
     watch: called after every tick with (env, step, moment); moment has tick, progress, success, instruction.
     """
-    started = time.perf_counter()
-    _, info = env.reset(seed=EVALUATION_START + seed)
-    state = initial_state(env.world)
-    said = instruction or env.unwrapped.task_description
-    judged = instruction is None or _asks_for(instruction, env.task)
+    clock = _Clock()
+    info = clock.time("world", env.begin, seed)
+    state, said, rate = env.initial_state(), instruction or env.task_description, env.rate
+    judged = instruction is None or env.asks_for(instruction)
     agent.reset(said, seed)
-    teacher = Teacher()
-    teacher.reset()
-    log = _Log(said, float(info["progress"]))
-    limit, tick, success_tick, watching = env.task.max_steps, 0, None, 0.0
+    teacher = env.teacher() if judged else None
+    if teacher is not None:
+        teacher.reset()
+    log = _Log(said, float(info["progress"]), rate)
+    limit, tick, success_tick = env.max_steps, 0, None
+    after, blind = env.linger if after is None else after, agent.blind
     while tick < limit if success_tick is None else tick < success_tick + after:
-        observation = Observation.from_env(env.look(), said) if agent.needs_observation else None
-        truth = teacher.label(env.world) if judged else None
-        step = agent.step(observation)
-        scene = inventory(env.world) if step.said is not None and step.said.scene else None
+        observation = None
+        if agent.needs_observation:
+            seen = {"pixels": {}, "agent_pos": env.state()} if blind else clock.time("rendering", env.look)
+            observation = Observation.from_env(seen, said)
+        truth = teacher.label() if teacher is not None else None
+        step = yield from agent.stepping(observation)
+        clock.add("thinking", step.thinking)
+        clock.add("waited", step.waited)
+        scene = env.scene() if step.said is not None and step.said.scene else None
         log.tick(tick, step, truth, scene)
-        _, _, _, _, info = env.step(step.action)
+        _, _, _, _, info = clock.time("world", env.step, step.action)
         tick += 1
         log.progress(tick, float(info["progress"]))
         if instruction is None and info.get("instruction_changed"):
-            said = env.unwrapped.task_description
+            said = env.task_description
             agent.say(said)
-            log.instructions.append({"time": tick / RATE, "text": said})
-            limit = max(limit, env.task.max_steps)
+            log.instructions.append({"time": tick / rate, "text": said})
+            limit = max(limit, env.max_steps)
         if judged and success_tick is None and info["is_success"]:
             success_tick = tick
         if watch is not None:
             moment = {"tick": tick, "progress": float(info["progress"]) if judged else 0.0}
             moment |= {"success": success_tick is not None, "instruction": said}
-            began = time.perf_counter()
-            watch(env, step, moment)
-            watching += time.perf_counter() - began
+            clock.time("waited", watch, env, step, moment)
         if not judged and agent.done:
             break
     record = {
         "seed": seed,
         "initial_state": state,
+        "state_id": env.state_id,
         "suite": env.suite,
-        "family": env.task.family,
+        "family": env.stratum,
         "instruction": said,
         "instructions": log.instructions,
         "success": (success_tick is not None) if judged else None,
-        "success_time": None if success_tick is None else success_tick / RATE,
+        "success_time": None if success_tick is None else success_tick / rate,
         "held_at_end": bool(info["is_success"]) if judged else None,
         "progress": float(info["progress"]) if judged else None,
         "steps": tick,
+        "control_hz": rate,
     }
-    record |= log.record(judged, success_tick, tick, time.perf_counter() - started - watching)
+    record |= log.record(judged, success_tick, after)
+    record["timings"] = clock.timings([look["ms"] for look in log.looks], tick / rate)
     return record | derive(record)
 
 
-def initial_state(world: World) -> str:
-    """16 hex digits that stand for the table as it is: where every object and the arm are, and their colours.
+class _Clock:
+    """Where an episode's seconds go: into the world, rendering and thinking; or into waiting for others."""
 
-    Rounded to 10 micrometres, so that another machine's last bits do not make it another table.
-    """
-    parts = (world.data.qpos, world.data.qvel, world.data.mocap_pos, world.model.geom_rgba)
-    rounded = [np.round(np.asarray(part, np.float64), 5) + 0.0 for part in parts]  # + 0.0: no minus zero
-    return hashlib.sha256(b"".join(part.tobytes() for part in rounded)).hexdigest()[:16]
+    def __init__(self):
+        self.started = time.perf_counter()
+        self.spent = {"world": 0.0, "rendering": 0.0, "thinking": 0.0, "waited": 0.0}
 
+    def add(self, what: str, seconds: float) -> None:
+        self.spent[what] += seconds
 
-def _asks_for(instruction: str, task: Task) -> bool:
-    asked = read(instruction)
-    return asked is not None and fits(asked, task) and not any(e.kind == "say" for e in task.events)
+    def time(self, what: str, call: Callable, *given):
+        started = time.perf_counter()
+        found = call(*given)
+        self.add(what, time.perf_counter() - started)
+        return found
+
+    def timings(self, looks: list[float], simulated: float) -> dict[str, Any]:
+        """looks: milliseconds. What of wall_seconds is in none of `seconds` is the harness's own."""
+        spent = {name: round(seconds, 4) for name, seconds in self.spent.items() if name != "waited"}
+        wall = time.perf_counter() - self.started - self.spent["waited"]
+        return {
+            "look_ms_p50": quantile(looks, 0.5),
+            "look_ms_p95": quantile(looks, 0.95),
+            "wall_seconds": round(wall, 4),
+            "real_time_factor": round(simulated / wall, 3),
+            "seconds": spent,
+        }
 
 
 class _Log:
     """Collects an episode's looks, subtasks and failures, what the teacher said and how progress went."""
 
-    def __init__(self, instruction: str, progress: float):
+    def __init__(self, instruction: str, progress: float, rate: float):
+        self.rate = rate
         self.instructions = [{"time": 0.0, "text": instruction}]
         self.looks: list[dict[str, Any]] = []
         self.subtasks: list[dict[str, Any]] = []
@@ -138,8 +152,8 @@ class _Log:
             if self._truth is not None and truth.subtask != self._truth:
                 self.switches.append(tick)
             if truth.subtask != self._truth:
-                self.teacher.append({"text": truth.subtask, "start": tick / RATE})
-            self.teacher[-1]["end"] = (tick + 1) / RATE
+                self.teacher.append({"text": truth.subtask, "start": tick / self.rate})
+            self.teacher[-1]["end"] = (tick + 1) / self.rate
             self._truth = truth.subtask
             if truth.subtask == DONE and self.true_done is None:
                 self.true_done = tick
@@ -149,12 +163,12 @@ class _Log:
             self.done_tick = tick
         for event in step.events:
             if " failed: " in event:
-                self.failures.append({"time": tick / RATE, "event": event})
+                self.failures.append({"time": tick / self.rate, "event": event})
         self._subtask(tick, step.plan)
 
     def progress(self, tick: int, value: float) -> None:
         if round(value, 4) != self.course[-1][1]:
-            self.course.append([tick / RATE, round(value, 4)])
+            self.course.append([tick / self.rate, round(value, 4)])
 
     def _subtask(self, tick: int, plan: Plan | None) -> None:
         if plan is None:
@@ -162,25 +176,25 @@ class _Log:
         last = self.subtasks[-1] if self.subtasks else None
         if last is None or last["text"] != plan.subtask:
             target = None if plan.target is None else [round(plan.target.y, 4), round(plan.target.x, 4)]
-            last = {"text": plan.subtask, "who": plan.origin, "start": tick / RATE, "target": target}
+            last = {"text": plan.subtask, "who": plan.origin, "start": tick / self.rate, "target": target}
             last |= {"memory": plan.memory, "margin": plan.margin}
             self.subtasks.append(last)
-        last["end"] = (tick + 1) / RATE
+        last["end"] = (tick + 1) / self.rate
         last["memory"] = plan.memory
         last["margin"] = round(min(last["margin"], plan.margin), 4)
 
-    def record(self, judged: bool, success_tick: int | None, ticks: int, wall: float) -> dict[str, Any]:
+    def record(self, judged: bool, success_tick: int | None, after: int) -> dict[str, Any]:
+        near = NEAR * self.rate
         for look in self.looks:
-            look["near_switch"] = any(abs(look["tick"] - s) <= NEAR for s in self.switches)
-        milliseconds = [look["ms"] for look in self.looks]
-        done = None if self.done_tick is None else self.done_tick / RATE
+            look["near_switch"] = any(abs(look["tick"] - s) <= near for s in self.switches)
+        done = None if self.done_tick is None else self.done_tick / self.rate
         # too early: believed "done" before the goal was reached (and before the teacher would have said it)
         early = self.done_tick is not None and (success_tick is None or self.done_tick < success_tick)
         if early and self.true_done is not None and self.true_done <= self.done_tick:
             early = False
         late = None
         if success_tick is not None:
-            late = self.done_tick is None or self.done_tick > success_tick + AFTER
+            late = self.done_tick is None or self.done_tick > success_tick + after
         told = {"teacher": self.teacher, "progress_steps": self.course} if judged else {}
         return told | {
             "done_time": done,
@@ -189,12 +203,6 @@ class _Log:
             "subtasks": self.subtasks,
             "looks": self.looks,
             "failures": self.failures,
-            "timings": {
-                "look_ms_p50": quantile(milliseconds, 0.5),
-                "look_ms_p95": quantile(milliseconds, 0.95),
-                "wall_seconds": round(wall, 3),
-                "real_time_factor": round(ticks / RATE / wall, 3),
-            },
         }
 
 
@@ -203,6 +211,8 @@ def _look(tick: int, step: Step, truth, scene: str | None) -> dict[str, Any]:
     said = step.said
     look = {"tick": tick, "text": said.subtask, "margin": round(said.margin, 4), "origin": said.origin}
     look["ms"] = round(step.seconds * 1000, 3)
+    if step.age:
+        look["age"] = step.age
     if said.seconds:
         look["plan_ms"] = round(said.seconds * 1000, 3)
     if truth is not None:

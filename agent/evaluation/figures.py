@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from agent.evaluation.analysis import RATE, teacher_timeline
+from agent.evaluation.analysis import duration, hertz, teacher_timeline
 from agent.evaluation.statistics import quantile
 
 Record = dict[str, Any]
@@ -122,7 +122,7 @@ def _legend(figure, entries: Sequence[tuple[str, str]]) -> None:
 def solved_by(groups: Sequence[tuple[str, Sequence[Record]]]):
     """The share solved within a time, one line a group of judged records."""
     groups = [(name, records) for name, records in groups if records]
-    end = max((r["steps"] / RATE for _, records in groups for r in records), default=0.0)
+    end = max((duration(r) for _, records in groups for r in records), default=0.0)
     if not end:
         return None
     figure, axes = _axes(2.4)
@@ -168,14 +168,14 @@ def histogram(groups: Sequence[tuple[str, Sequence[float]]], label: str, bins: i
 def timeline(record: Record):
     """An episode: subtasks in force, the teacher's below them, looks (a cross: they differ), margin,
     progress."""
-    end = record["steps"] / RATE
+    end = duration(record)
     colors = _Colors()
     rows = [("planner", record["subtasks"])]
     truth = teacher_timeline(record)
     if truth:
         rows.append(("teacher", truth))
     looks = [look for look in record["looks"] if "agree" in look]
-    margins = [(x["tick"] / RATE, x["margin"]) for x in record["looks"]]
+    margins = [(x["tick"] / hertz(record), x["margin"]) for x in record["looks"]]
     if not any(m for _, m in margins):  # a planner that gives none
         margins = []
     course = record.get("progress_steps")
@@ -190,7 +190,7 @@ def timeline(record: Record):
         for part in parts:
             _bar(top, y, part, colors(part["text"]), end)
     for agree, mark, color in ((True, "|", GOOD), (False, "x", BAD)):
-        at = [look["tick"] / RATE for look in looks if look["agree"] is agree]
+        at = [look["tick"] / hertz(record) for look in looks if look["agree"] is agree]
         top.plot(
             at, [len(rows)] * len(at), mark, color=color, markersize=5.5, markeredgewidth=1.3, linestyle=""
         )

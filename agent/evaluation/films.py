@@ -7,12 +7,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agent.evaluation.analysis import RATE
 from agent.evaluation.episode import run_episode
 from agent.evaluation.results import Results
 from agent.evaluation.settings import Settings, build
 from agent.evaluation.store import fingerprint
-from agent.recorder import FPS, Caption, Recorder
+from agent.recorder import FPS, TICKS, Caption, Recorder
 from backbone.errors import UserError
 from envs.errors import WorldError
 
@@ -49,7 +48,7 @@ def film(
                 watch(seed)
 
             def frame(env, step, moment) -> None:
-                if moment["tick"] % (SPEED * RATE // FPS) == 0:
+                if moment["tick"] % (SPEED * TICKS // FPS) == 0:
                     recorder.add(env.world.save(), Caption.of(step, moment))
 
             path = Path(folder) / f"{seed}.mp4"

@@ -86,14 +86,26 @@ def switch_errors(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def timings(records: Sequence[Record]) -> dict[str, float | None]:
-    """Milliseconds of a look (plan and chunk) and how much faster than the world's clock the episodes ran."""
+def timings(records: Sequence[Record]) -> dict[str, Any]:
+    """Milliseconds of a look (plan and chunk), how much faster than the world's clock the episodes ran, and
+    the shares of the wall time (None of records that do not tell).
+    """
     looks = [look["ms"] for r in records for look in r["looks"]]
     return {
         "look_ms_p50": quantile(looks, 0.5),
         "look_ms_p95": quantile(looks, 0.95),
         "real_time_factor": quantile([r["timings"]["real_time_factor"] for r in records], 0.5),
+        "share": shares([r["timings"] for r in records if "seconds" in r["timings"]]),
     }
+
+
+def shares(timings: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+    """Of all wall time: what the world, rendering and the levels took; the rest is the harness's own."""
+    wall = sum(t["wall_seconds"] for t in timings)
+    if not wall:
+        return None
+    found = {name: sum(t["seconds"][name] for t in timings) / wall for name in timings[0]["seconds"]}
+    return found | {"harness": 1.0 - sum(found.values())}
 
 
 def _successes(records: Sequence[Record]) -> dict[str, Any]:

@@ -16,7 +16,9 @@ import numpy as np
 
 from backbone.errors import UserError
 from backbone.observation import Observation
+from envs.contract import EvaluationEnv, Guide
 from envs.tabletop.commands import Command, happened, point, possible, understand
+from envs.tabletop.env import TabletopEnv
 from envs.tabletop.world import World
 from highlevel.plan import DONE, Plan, Target, parse_plan_text
 from highlevel.planner import Planner
@@ -185,7 +187,7 @@ def typed_text(given: str) -> str:
     return text
 
 
-def make(name: str, world: World, policy=None, plan: str | None = None) -> str | Planner:
+def make(name: str, env: EvaluationEnv, policy=None, plan: str | None = None) -> str | Planner:
     """A planner by its name (one of PLANNERS), for this world and network; "learned" and "none" are the
     agent's own. plan: the subtasks of a typed one.
     """
@@ -193,21 +195,35 @@ def make(name: str, world: World, policy=None, plan: str | None = None) -> str |
         return name
     if name == "oracle":
         from agent.oracle import OraclePlanner
-        from envs.tabletop.teacher import Teacher
 
-        return OraclePlanner(world, Teacher())
+        return OraclePlanner(guide(env, "planner", name))
     if name == "empty":
         return Empty()
     if name == "typed":
-        return Typed(world, _readable(read_plans(plan or ""), policy))
+        return Typed(tabletop(env, "planner", name), _readable(read_plans(plan or ""), policy))
     inner = getattr(policy, "planner", None)
     if inner is None:
         raise UserError(
             f"planner: expected a checkpoint that writes plans for '{name}', got one that does not"
         )
     if name == "shuffled":
-        return Shuffled(inner, world)
+        return Shuffled(inner, tabletop(env, "planner", name))
     return {"frozen": Frozen, "words-only": WordsOnly, "point-only": PointOnly}[name](inner)
+
+
+def guide(env: EvaluationEnv, level: str, name: str) -> Guide:
+    """The world's teacher; UserError where it has none."""
+    found = env.teacher()
+    if found is None:
+        raise UserError(f"{level}: expected a suite with a scripted teacher for '{name}', got '{env.suite}'")
+    return found
+
+
+def tabletop(env: EvaluationEnv, level: str, name: str) -> World:
+    """The tabletop's world; UserError for another one, whose objects nobody here knows by name."""
+    if not isinstance(env, TabletopEnv):
+        raise UserError(f"{level}: expected a suite of the tabletop for '{name}', got '{env.suite}'")
+    return env.world
 
 
 def _readable(plans: dict[str, list[str]], policy) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1  # of run.json, episodes.jsonl and summary.json
+SCHEMA = 2  # of run.json, episodes.jsonl and summary.json
 PACKAGES = ("steersman", "torch", "mujoco", "numpy")
 
 

@@ -1,4 +1,4 @@
-"""Evaluation: the seeds SEED, SEED+1, ... of a suite, spread over the cores, one process and one thread each.
+"""Evaluation: the seeds SEED, SEED+1, ... of a suite, spread over processes of one thread each.
 
 Records are appended to OUT/episodes.jsonl as episodes finish, so a killed run loses at most the unfinished
 ones; run again with the same settings it goes on where it was. OUT/summary.json is computed from those
@@ -12,7 +12,6 @@ import multiprocessing as mp
 import os
 import signal
 import time
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -21,14 +20,13 @@ from typing import Any
 from agent.evaluation.metrics import summarize
 from agent.evaluation.provenance import provenance
 from agent.evaluation.sequential import UntilSure
-from agent.evaluation.settings import Settings, build
+from agent.evaluation.settings import Settings
+from agent.evaluation.slots import Measure, Slots
 from agent.evaluation.store import Record, Store
-from agent.loop import Agent
 from backbone.errors import UserError
 from envs.errors import WorldError
 
 Watcher = Callable[[Record, int, int], None]  # record, episodes finished, episodes in all
-Measure = Callable[[Any, Agent, int], Record]  # env, agent, seed
 
 
 def evaluate(
@@ -87,7 +85,6 @@ def gather(
     seeds = list(seeds)
     records: dict[int, Record] = {seed: store.finished[seed] for seed in seeds if seed in store.finished}
     todo = [seed for seed in seeds if seed not in records]
-    measure = measure or _episode
 
     def take(record: Record) -> bool:
         """Keep it -> whether that was enough."""
@@ -104,7 +101,8 @@ def gather(
         if policy is not None or workers == 0:
             _run_here(settings, policy, todo, take, measure)
         else:
-            workers = min(workers or os.cpu_count() or 1, len(todo))
+            most = -(-len(todo) // settings.batch)
+            workers = min(workers or os.cpu_count() or 1, most)
             _run_in_processes(settings, todo, workers, take, measure)
     if sure is not None and sure.update(records):
         seeds = seeds[: sure.used]
@@ -114,55 +112,45 @@ def gather(
 # -- one process
 
 
-def _episode(env, agent, seed: int) -> Record:
-    from agent.evaluation.episode import run_episode
-
-    record = run_episode(env, agent, seed)
-    if record["failures"]:
-        record["error"] = record["failures"][0]["event"]
-    return record
-
-
-def _measured(measure: Measure, env, agent, seed: int) -> Record:
-    """One record, or one that says why there is none."""
-    try:
-        return measure(env, agent, seed)
-    except Exception as error:
-        line = f"{type(error).__name__}: {error}"
-        return {"seed": seed, "error": line, "traceback": traceback.format_exc()}
-
-
 def _run_here(
-    settings: Settings, policy, seeds: Sequence[int], take: Callable[[Record], bool], measure: Measure
+    settings: Settings, policy, seeds: Sequence[int], take: Callable[[Record], bool], measure: Measure | None
 ) -> None:
-    env, agent = build(settings, policy)
+    slots = Slots(settings, measure, policy)
     try:
-        for seed in seeds:
-            if take(_measured(measure, env, agent, seed)):
-                break
+        slots.run(iter(seeds), take)
     finally:
-        env.close()
+        slots.close()
 
 
-def _work(settings: Settings, pipe: Connection, measure: Measure) -> None:
-    """A worker: says "ready", then answers each seed with a record until it is told None."""
+# -- several
+
+
+def _work(settings: Settings, pipe: Connection, measure: Measure | None) -> None:
+    """A worker: says "ready", as often as it runs episodes at a time, then answers each seed with a record.
+    It is done when it is told None as often.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     try:
         if settings.networked:
             import torch
 
             torch.set_num_threads(1)
-        env, agent = build(settings)
+        slots = Slots(settings, measure)
     except (UserError, WorldError) as error:
         pipe.send(("refused", str(error)))
         return
-    pipe.send(("ready", None))
+
+    def take(record: Record) -> bool:
+        pipe.send(("record", record))
+        return False
+
+    for _ in range(settings.batch):
+        pipe.send(("ready", None))
     try:
-        while (seed := pipe.recv()) is not None:
-            pipe.send(("record", _measured(measure, env, agent, seed)))
+        slots.run(iter(pipe.recv, "never"), take)
     except (EOFError, BrokenPipeError):
         pass  # the parent is gone
-    env.close()
+    slots.close()
 
 
 def _run_in_processes(
@@ -170,52 +158,56 @@ def _run_in_processes(
     seeds: Sequence[int],
     workers: int,
     take: Callable[[Record], bool],
-    measure: Measure,
+    measure: Measure | None,
 ) -> None:
-    """Hand out seeds one by one. A worker that dies costs its episode (an error record) and is replaced."""
+    """Hand out seeds one by one. A worker that dies costs its episodes (error records) and is replaced."""
     context = mp.get_context("spawn")
     queue = list(reversed(seeds))
-    crew: dict[Connection, tuple[mp.Process, int | None]] = {}
+    crew: dict[Connection, tuple[mp.Process, list[int]]] = {}  # with the seeds that each is at
 
     def hire() -> None:
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(settings, theirs, measure), daemon=True)
         process.start()
         theirs.close()
-        crew[ours] = (process, None)
+        crew[ours] = (process, [])
 
     def give(pipe: Connection) -> None:
         seed = queue.pop() if queue else None
-        crew[pipe] = (crew[pipe][0], seed)
+        if seed is not None:
+            crew[pipe][1].append(seed)
         pipe.send(seed)
 
     try:
         for _ in range(workers):
             hire()
         ready = False
-        while queue or any(seed is not None for _, seed in crew.values()):
+        while queue or any(at for _, at in crew.values()):
             for pipe in wait(list(crew)):
-                process, seed = crew[pipe]
+                process, at = crew[pipe]
                 try:
                     kind, value = pipe.recv()
                 except (EOFError, ConnectionResetError):
                     process.join()
                     del crew[pipe]
-                    if not ready and seed is None:
+                    if not ready and not at:
                         raise RuntimeError(
                             f"a worker ended with {process.exitcode} before it was ready"
                         ) from None
                     line = f"the worker process ended with {process.exitcode}"
-                    if seed is not None and take({"seed": seed, "error": line}):
-                        queue.clear()
+                    for seed in at:
+                        if take({"seed": seed, "error": line}):
+                            queue.clear()
                     if queue:
                         hire()
                     continue
                 if kind == "refused":
                     raise UserError(value)
                 ready = True
-                if kind == "record" and take(value):
-                    queue.clear()  # what has begun goes on to its end
+                if kind == "record":
+                    at.remove(value["seed"])
+                    if take(value):
+                        queue.clear()  # what has begun goes on to its end
                 give(pipe)
         for process, _ in crew.values():
             process.join(timeout=10)

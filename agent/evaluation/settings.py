@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent.clock import Clock
 from agent.evaluation import planners
 from agent.loop import Agent
 from backbone.errors import UserError
+from envs.contract import EvaluationEnv
+from envs.registry import benchmark, make
 from lowlevel.baselines import RandomController, ZeroController
+from lowlevel.controller import Controller
 from lowlevel.sampling import Sampling
 
+CLOCKS = ("sync", "realtime")
 CONTROLLERS = ("learned", "teacher", "obedient", "random", "zero")
 
 
@@ -25,19 +30,36 @@ class Settings:
     checkpoint: str = "nano"
     planner: str = "learned"
     controller: str = "learned"
-    execute: int = 8
+    execute: int | None = None  # control ticks between looks; the suite's published protocol by default
     steps: int | None = None  # of flow, for a chunk; the preset's by default
     solver: str = "euler"
     plan: str | None = None  # a typed planner's subtasks
+    clock: str = "sync"
+    plan_delay: float | None = None  # milliseconds, of a realtime clock; as long as it takes by default
+    chunk_delay: float | None = None
+    keep: bool = False  # promise the controller what is done while it thinks
+    batch: int = 1  # episodes at a time in a process, their questions answered in one pass
+    device: str | None = None  # a GPU where there is one, by default
 
     def __post_init__(self):
         Sampling(self.steps, self.solver)
         for name, value, known in (
             ("planner", self.planner, planners.PLANNERS),
             ("controller", self.controller, CONTROLLERS),
+            ("clock", self.clock, CLOCKS),
         ):
             if value not in known:
                 raise UserError(f"{name}: expected one of {', '.join(known)}, got '{value}'")
+        if self.execute is None:
+            object.__setattr__(self, "execute", benchmark(self.suite).execute)
+        if self.batch < 1:
+            raise UserError(f"batch: expected at least 1 episode at a time, got {self.batch}")
+        self.ticking(1.0)
+
+    def ticking(self, rate: float) -> Clock:
+        """The agent's clock in a world of so many control ticks a second."""
+        seconds = [None if ms is None else ms / 1000 for ms in (self.plan_delay, self.chunk_delay)]
+        return Clock(self.clock == "realtime", rate, *seconds, self.keep)
 
     @property
     def networked(self) -> bool:
@@ -53,25 +75,51 @@ def check_run(episodes: int, seed: int | None, workers: int | None = None) -> No
             raise UserError(f"{name}: expected {kind}, got {value}")
 
 
-def build(settings: Settings, policy=None):
+def load_policy(settings: Settings):
+    """The network of these settings, made ready; None if none takes part."""
+    if not settings.networked:
+        return None
+    import torch
+
+    from agent.policy import load
+
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device: expected one that is here, got '{device}' ({reason})") from None
+    policy = load(settings.checkpoint, device)
+    if settings.batch > 1:
+        policy.engine.fix_shapes()  # so that no answer depends on who else asks
+    return policy
+
+
+def build(settings: Settings, policy=None) -> tuple[EvaluationEnv, Agent]:
     """The world and the agent of these settings. `policy`: used instead of loading the checkpoint."""
-    from envs.tabletop.env import TabletopEnv
-
-    env = TabletopEnv(suite=settings.suite, family=settings.family, pixels="lazy")
-    if policy is None and settings.networked:
-        from agent.policy import load
-
-        policy = load(settings.checkpoint)
+    env = make(settings.suite, settings.family, pixels="lazy")
+    if policy is None:
+        policy = load_policy(settings)
     if settings.controller == "learned" and getattr(policy, "controller", None) is not None:
         policy.controller.sampling = Sampling(settings.steps, settings.solver)
-    controller = None
-    if settings.controller in ("teacher", "obedient"):
-        from agent.oracle import ObedientController, TeacherController
-        from envs.tabletop.teacher import Teacher
+    controller = None if settings.controller == "learned" else _controller(settings.controller, env)
+    planner = planners.make(settings.planner, env, policy, settings.plan)
+    clock = settings.ticking(env.rate)
+    agent = Agent(policy or controller, planner, controller, settings.execute, clock, env.rest)
+    return env, agent
 
-        kind = TeacherController if settings.controller == "teacher" else ObedientController
-        controller = kind(env.world, Teacher())
-    elif settings.controller != "learned":
-        controller = {"random": RandomController, "zero": ZeroController}[settings.controller]()
-    planner = planners.make(settings.planner, env.world, policy, settings.plan)
-    return env, Agent(policy or controller, planner=planner, controller=controller, execute=settings.execute)
+
+def _controller(name: str, env: EvaluationEnv) -> Controller:
+    space = env.action_space
+    if name == "zero":
+        return ZeroController(space.shape[0])
+    if name == "random":
+        return RandomController(space.shape[0], low=space.low, high=space.high)
+    from agent.oracle import GuideController, ObedientController, TeacherController
+    from envs.tabletop.env import TabletopEnv
+    from envs.tabletop.teacher import Teacher
+
+    if name == "teacher" and not isinstance(env, TabletopEnv):
+        return GuideController(planners.guide(env, "controller", name), space.shape[0])
+    world = planners.tabletop(env, "controller", name)
+    return (TeacherController if name == "teacher" else ObedientController)(world, Teacher())

@@ -31,7 +31,8 @@ class Store:
         if lines.exists():
             before = _read_json(run)
             runs = before.get("runs", [{}])
-            different = [key for key, value in identity.items() if before.get(key) != value]
+            usual = dataclasses.asdict(Settings())  # what a setting was before there was one
+            different = [key for key, value in identity.items() if before.get(key, usual.get(key)) != value]
             if different:
                 key = different[0]
                 raise UserError(

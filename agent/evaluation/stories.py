@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.evaluation import figures
-from agent.evaluation.analysis import RATE, REASONS, planned, teacher_timeline
+from agent.evaluation.analysis import REASONS, duration, planned, teacher_timeline
 from agent.evaluation.page import Block, Cell, Figure, Fold, Heading, Table, Text, Video
 from agent.evaluation.results import Results
 
@@ -117,7 +117,7 @@ def episode_table(results: Results) -> Table:
         rows.append(
             [
                 str(record["seed"]), record["family"], record["instruction"], verdict,
-                number(record["success_time"] if solved else record["steps"] / RATE, " s"),
+                number(record["success_time"] if solved else duration(record), " s"),
                 percent(record["progress"], 0), str(record["replans"]) if planned(record) else "",
                 "" if record["recoveries"] is None else str(record["recoveries"]),
                 (record["reason"] or "").replace("_", " "),

@@ -121,6 +121,9 @@ class TabletopEnv(EvaluationEnv):
         """(480, 640, 3) uint8 with shadows, for people; None without a render mode."""
         return self.world.render() if self.render_mode == "rgb_array" else None
 
+    def state(self) -> np.ndarray:
+        return self.world.state_vector()
+
     def teacher(self) -> Bound:
         return Bound(self.world)
 

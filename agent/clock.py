@@ -1,0 +1,54 @@
+"""Whether the world waits while the agent thinks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from backbone.errors import UserError
+
+
+@dataclass(frozen=True)
+class Clock:
+    """realtime=False ("sync"): the world waits, an answer is there in the tick that asked for it. True: it
+    goes on, and answers come as many control ticks late as they took.
+
+    rate: control ticks a second. plan, chunk: seconds that the planner and the controller take; None is as
+    long as they do take here, one after the other. With `plan` given they think side by side, each at its own
+    pace, and the controller goes by the plan that it has.
+    keep: the actions that the robot will do until the answer is there are promised to the controller, which
+    makes a chunk that begins with them (real-time chunking).
+    """
+
+    realtime: bool = False
+    rate: float = 20.0
+    plan: float | None = None
+    chunk: float | None = None
+    keep: bool = False
+
+    def __post_init__(self):
+        if not self.rate > 0:
+            raise UserError(f"rate: expected more than 0 control ticks a second, got {self.rate}")
+        for name in ("plan", "chunk"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise UserError(f"{name} delay: expected 0 seconds or more, got {value}")
+            if value is not None and not self.realtime:
+                raise UserError(
+                    f"{name} delay: expected the clock 'realtime', got 'sync', in which nothing is late"
+                )
+
+    @property
+    def apart(self) -> bool:
+        """Whether the levels think side by side."""
+        return self.realtime and bool(self.plan)
+
+    def ticks(self, given: float | None, took: float) -> int:
+        """How many ticks late an answer comes. given: the delay that was asked for. took: seconds that it did
+        take."""
+        if not self.realtime:
+            return 0
+        return math.ceil((took if given is None else given) * self.rate - 1e-9)
+
+
+SYNC = Clock()
