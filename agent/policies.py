@@ -68,7 +68,7 @@ def _server(name: str) -> tuple[str, dict]:
     unknown = sorted(set(options) - {"robot", "timeout"})
     if unknown:
         raise UserError(f"policy: expected ?robot=NAME or &timeout=SECONDS, got '{unknown[0]}'")
-    found: dict = {"format": options["robot"]} if "robot" in options else {}
+    found: dict = {"robot": options["robot"]} if "robot" in options else {}
     if "timeout" in options:
         try:
             found["timeout"] = float(options["timeout"])

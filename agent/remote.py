@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
-from agent.robots import RobotFormat, robot
+from agent.robots import RobotFormat, format_of
 from agent.wire import needed, pack, unpack
 from backbone.errors import PolicyError, UserError
 from backbone.observation import Observation
@@ -31,7 +31,7 @@ CLOSE = 1.0  # seconds for a farewell
 class RemoteController:
     """A `Controller` whose actions come from a server. It connects at once.
 
-    url: ws:// or wss://. format: what is sent, a name of `agent.robots.ROBOTS` or one of your own.
+    url: ws:// or wss://. robot: what is sent, a name of `agent.robots.ROBOTS` or a format of your own.
     timeout: seconds for an answer. UserError, in one line, where the server is not there (PolicyError), and
     for what cannot be sent; PolicyError for an answer that is late, an error, or no actions.
 
@@ -42,13 +42,13 @@ class RemoteController:
     def __init__(
         self,
         url: str,
-        format: str | RobotFormat = "libero",
+        robot: str | RobotFormat = "libero",
         api_key: str | None = None,
         timeout: float = ANSWER,
         connect_timeout: float = CONNECT,
     ):
-        self.format = robot(format) if isinstance(format, str) else format
-        self.robot = format if isinstance(format, str) else repr(format)
+        self.format = format_of(robot) if isinstance(robot, str) else robot
+        self.robot = str(robot)
         for seconds in (timeout, connect_timeout):
             if not 0 < seconds < LONGEST:
                 raise UserError(f"timeout: expected seconds between 0 and {LONGEST}, got {seconds}")
@@ -83,7 +83,7 @@ class RemoteController:
             raise UserError("committed actions: expected none, the protocol has no place for them")
         start = time.perf_counter()
         reply = self._answer(pack(self.format.message(observation, subtask)))
-        actions = self._actions(reply.pop("actions", None), sorted(reply))
+        actions = self._actions(reply)
         self._fresh, self.reply = False, reply
         said = reply.get("subtask")
         said = said if isinstance(said, str) and said.strip() else subtask
@@ -178,10 +178,11 @@ class RemoteController:
 
     # -- what came
 
-    def _actions(self, given: Any, others: list[str]) -> np.ndarray:
-        """(H, action_dim) float32, finite, of our own; PolicyError where they are not that."""
+    def _actions(self, reply: dict[str, Any]) -> np.ndarray:
+        """(H, action_dim) float32, finite, taken out of the reply; PolicyError where they are not that."""
+        given = reply.pop("actions", None)
         if given is None:
-            got = ", ".join(map(str, others)) or "nothing"
+            got = ", ".join(sorted(map(str, reply))) or "nothing"
             raise PolicyError(f"{self.name}: expected 'actions' in the reply, got {got}")
         if not isinstance(given, np.ndarray) or given.dtype.kind not in "fiu":
             kind = getattr(given, "dtype", type(given).__name__)

@@ -84,7 +84,7 @@ ROBOTS: dict[str, RobotFormat] = {
 }  # openpi's examples/libero, droid and aloha_real
 
 
-def robot(name: str) -> RobotFormat:
+def format_of(name: str) -> RobotFormat:
     """One of ROBOTS; UserError naming them."""
     if name not in ROBOTS:
         raise UserError(f"robot: expected one of {', '.join(ROBOTS)}, got '{name}'")
