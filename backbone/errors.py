@@ -3,3 +3,10 @@
 
 class UserError(ValueError):
     """Bad input. Front ends print its line and exit with 2; a traceback would only hide it."""
+
+
+class PolicyError(UserError):
+    """Somebody else's policy, a server or a foreign package's, is not there or does not do what was agreed.
+
+    An episode in which that happens says nothing about the policy: it is an error, not a failure.
+    """

@@ -43,6 +43,13 @@ class Observation:
     def with_instruction(self, instruction: str) -> Observation:
         return replace(self, instruction=instruction)
 
+    def now(self) -> Observation:
+        """The last moment alone, where this has the past."""
+        if self.history is None:
+            return self
+        images = {name: np.asarray(image)[-1] for name, image in self.images.items()}
+        return replace(self, images=images, state=np.asarray(self.state)[-1], history=None)
+
     def check(self, cameras: Mapping[str, tuple[int, int]], state_dim: int) -> None:
         """UserError unless every camera is there with its (height, width), uint8, and the state fits."""
         for name, (height, width) in cameras.items():
