@@ -10,7 +10,8 @@ Rules, learnt the hard way elsewhere:
   answers to questions of the older one when they come;
 - every executed action carries the subtask that produced it;
 - a planner that fails or writes nothing usable leaves the last subtask standing, a controller that fails
-  leaves the rest of its chunk; when nothing is left the robot holds still;
+  leaves the rest of its chunk; when nothing is left the robot holds still. Only where somebody else's policy
+  is not there, or not what was agreed (PolicyError), does that end the step;
 - of a chunk that comes late, as many actions are passed over as were done since its observation;
 - "done" counts when it is said at two looks in a row. At the first the last subtask goes on: a hand that
   stops on a premature "done" sees the same picture for ever and never takes it back.
@@ -26,7 +27,7 @@ import numpy as np
 
 from agent.asks import Ask, Asking, run_alone
 from agent.clock import SYNC, Clock
-from backbone.errors import UserError
+from backbone.errors import PolicyError, UserError
 from backbone.observation import History, Observation
 from highlevel.plan import Plan
 from highlevel.planner import Planner
@@ -133,8 +134,9 @@ class Agent:
         UserError if the instruction is empty or has words that the agent was never taught.
         """
         self.instruction = self._checked(instruction)
-        if hasattr(self.policy, "reset"):
-            self.policy.reset(seed)
+        for level in (self.policy, self.controller)[: 1 + (self.controller is not self.policy)]:
+            if hasattr(level, "reset"):
+                level.reset(seed)
         if self._past is not None:
             self._past.reset()
         self._noise = self.policy.noise(seed) if hasattr(self.policy, "noise") else None
@@ -304,6 +306,8 @@ class Agent:
                     answer.chunk = yield from self._act(observation, plan.text, asked)
                 if not np.isfinite(answer.chunk.actions).all():
                     raise FloatingPointError("the chunk has non-finite actions")
+            except PolicyError:
+                raise
             except Exception as error:  # must not stop the arm in mid-air: the rest of the old chunk stands
                 answer.chunk = None
                 self._failed("controller", error, answer.failed)
@@ -338,6 +342,8 @@ class Agent:
                 told = observation, self.instruction, memory, before
                 ask = Ask(lambda: self.planner.plan(*told))
             return (yield from _answered(ask, asked)), None
+        except PolicyError:
+            raise
         except Exception as error:
             self._failed("planner", error, failed)
             return None, None

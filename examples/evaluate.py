@@ -23,7 +23,7 @@ def main(
     planner: str = "learned",
     out: Path | None = None,
     family: str | None = None,
-    controller: Literal["learned", "teacher", "random", "zero"] = "learned",
+    controller: str = "learned",
     execute: int | None = None,
     steps: int | None = None,
     solver: Literal["euler", "midpoint", "adams"] = "euler",
@@ -34,19 +34,21 @@ def main(
     workers: int | None = None,
     batch: int = 1,
     device: str | None = None,
+    ray: str | None = None,
     until_sure: float | None = None,
 ) -> int:
     """Args:
     suite: which suite of tasks.
     episodes: how many seeds.
     seed: the first seed; the others are seed + 1, seed + 2, ...
-    checkpoint: "nano" (shipped) or a checkpoint directory.
+    checkpoint: "nano" (shipped), a checkpoint directory, or somebody else's policy: ws://HOST:PORT?robot=NAME
+    (openpi's protocol) or lerobot:PATH.
     planner: learned; oracle (the scripted teacher writes the plan); none (the instruction in the subtask's
     place); frozen, shuffled, empty, words-only, point-only (see `steersman blame`).
     out: folder for the results; outputs/evaluate/SUITE-PLANNER by default.
     family: only this task family (sort, stack, stow, clear, swap, press), or task of a benchmark.
     controller: learned; teacher (the scripted teacher moves the arm, for diagnosis); random and zero, which
-    any controller has to beat (with --planner none).
+    any controller has to beat (with --planner none); or somebody else's policy below our planner.
     execute: control ticks between looks; those of the suite's published protocol by default (tabletop: 8).
     steps: evaluations of the flow for a chunk of actions; the checkpoint's own number by default.
     solver: of the flow; midpoint and adams are of second order, at the same cost.
@@ -59,6 +61,7 @@ def main(
     batch: episodes at a time in a process, their networks in one pass. An episode's outcome does not depend
     on which others ran beside it, only on this number, which rounds sums in another order.
     device: cpu, cuda, ...; a GPU where there is one, by default.
+    ray: the address of a Ray cluster to run on ("auto": the one this machine is in), or local.
     until_sure: stop as soon as success is above or below this rate at 5%, by a test made to be looked at
     after every episode; --episodes is then the most.
     """
@@ -71,7 +74,7 @@ def main(
     try:
         with EvaluationView(console, f"{suite}, {planner} planner", episodes) as view:
             seeds = range(seed, seed + episodes)
-            summary = evaluate(settings, seeds, out, workers, watch=view.update, until_sure=until_sure)
+            summary = evaluate(settings, seeds, out, workers, None, view.update, until_sure, ray)
     except KeyboardInterrupt:
         console.print(f"finished episodes are kept in {out}; the same command goes on from there")
         raise

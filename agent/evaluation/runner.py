@@ -37,22 +37,23 @@ def evaluate(
     policy=None,
     watch: Watcher | None = None,
     until_sure: float | None = None,
+    ray: str | None = None,
 ) -> dict[str, Any]:
     """Run the seeds and return the summary; with `out` also write it, and resume what is already there.
 
     workers: processes (the number of cores by default); 0 runs in this process, which is what training
     does, with its own `policy`. until_sure: stop when the success rate is surely above or below this one; the
-    summary is of the seeds up to there, whatever else had started by then. UserError for settings,
-    checkpoints and files that do not fit.
+    summary is of the seeds up to there, whatever else had started by then. ray: the address of a cluster to
+    run on, or "local" (see `machines`). UserError for settings, checkpoints and files that do not fit.
     """
     seeds, started = list(seeds), time.perf_counter()
     if not seeds:
         raise UserError("episodes: expected at least 1, got 0")
-    if policy is not None and workers:
+    if policy is not None and (workers or ray):
         raise UserError("evaluate: expected workers=0 with a policy object, which lives in this process")
     sure = None if until_sure is None else UntilSure(until_sure, seeds)
     store = Store(Path(out) if out is not None else None, settings, policy)
-    records = gather(settings, seeds, store, workers, policy, watch, sure=sure)
+    records = gather(settings, seeds, store, workers, policy, watch, sure=sure, ray=ray)
     good = [r for r in records if not r.get("error")]
     bad = [r for r in records if r.get("error")]
     summary = summarize(good, bad) | {
@@ -77,6 +78,7 @@ def gather(
     watch: Watcher | None = None,
     measure: Measure | None = None,
     sure: UntilSure | None = None,
+    ray: str | None = None,
 ) -> list[Record]:
     """The records of the seeds, in their order: what is in the store already, the rest run and put there.
     measure: what makes a record (importable by name); an episode by default. sure: ends it early, with the
@@ -98,7 +100,11 @@ def gather(
         if watch is not None:
             watch(record, count, len(seeds))
     if todo and not (sure is not None and sure.update(records)):
-        if policy is not None or workers == 0:
+        if ray is not None:
+            from agent.evaluation.machines import run_on_ray
+
+            run_on_ray(settings, todo, take, measure, ray, workers, store.add_run)
+        elif policy is not None or workers == 0:
             _run_here(settings, policy, todo, take, measure)
         else:
             most = -(-len(todo) // settings.batch)

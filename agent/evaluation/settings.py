@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from agent.clock import Clock
 from agent.evaluation import planners
 from agent.loop import Agent
+from agent.policies import is_foreign, open_policy
 from backbone.errors import UserError
 from envs.contract import EvaluationEnv
 from envs.registry import benchmark, make
@@ -22,7 +23,8 @@ CONTROLLERS = ("learned", "teacher", "obedient", "random", "zero")
 class Settings:
     """Who is evaluated on what. All but what is learned is for diagnosis: planners that are wrong on purpose
     (see `planners`), the teacher as controller, the teacher's hand doing as it is told ("obedient"), and what
-    any controller has to beat ("random", "zero").
+    any controller has to beat ("random", "zero"). checkpoint and controller may name somebody else's policy
+    (see `agent.policies`).
     """
 
     suite: str = "core"
@@ -48,8 +50,10 @@ class Settings:
             ("controller", self.controller, CONTROLLERS),
             ("clock", self.clock, CLOCKS),
         ):
-            if value not in known:
+            if value not in known and not (name == "controller" and is_foreign(value)):
                 raise UserError(f"{name}: expected one of {', '.join(known)}, got '{value}'")
+        if is_foreign(self.checkpoint) and self.planner == "learned":
+            object.__setattr__(self, "planner", "none")  # somebody else's policy writes no plans
         if self.execute is None:
             object.__setattr__(self, "execute", benchmark(self.suite).execute)
         if self.batch < 1:
@@ -63,8 +67,15 @@ class Settings:
 
     @property
     def networked(self) -> bool:
-        """Whether a network takes part."""
-        return self.planner in planners.NETWORKED or self.controller == "learned"
+        """Whether a network of ours takes part."""
+        ours = self.planner in planners.NETWORKED or self.controller == "learned"
+        return ours and not is_foreign(self.checkpoint)
+
+    @property
+    def foreign(self) -> str | None:
+        """The name of somebody else's policy that moves the arm, if one does."""
+        name = self.checkpoint if self.controller == "learned" else self.controller
+        return name if is_foreign(name) else None
 
 
 def check_run(episodes: int, seed: int | None, workers: int | None = None) -> None:
@@ -79,17 +90,9 @@ def load_policy(settings: Settings):
     """The network of these settings, made ready; None if none takes part."""
     if not settings.networked:
         return None
-    import torch
-
     from agent.policy import load
 
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device: expected one that is here, got '{device}' ({reason})") from None
-    policy = load(settings.checkpoint, device)
+    policy = load(settings.checkpoint, _device(settings))
     if settings.batch > 1:
         policy.engine.fix_shapes()  # so that no answer depends on who else asks
     return policy
@@ -102,11 +105,32 @@ def build(settings: Settings, policy=None) -> tuple[EvaluationEnv, Agent]:
         policy = load_policy(settings)
     if settings.controller == "learned" and getattr(policy, "controller", None) is not None:
         policy.controller.sampling = Sampling(settings.steps, settings.solver)
-    controller = None if settings.controller == "learned" else _controller(settings.controller, env)
+    controller = None
+    if settings.foreign is not None:
+        controller = open_policy(settings.foreign, _device(settings))
+        has, needs = controller.action_dim, env.action_space.shape[0]
+        if has not in (None, needs):
+            raise UserError(
+                f"controller: expected {needs} numbers an action, got {has} of {settings.foreign}"
+            )
+    elif settings.controller != "learned":
+        controller = _controller(settings.controller, env)
     planner = planners.make(settings.planner, env, policy, settings.plan)
     clock = settings.ticking(env.rate)
     agent = Agent(policy or controller, planner, controller, settings.execute, clock, env.rest)
     return env, agent
+
+
+def _device(settings: Settings) -> str:
+    import torch
+
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device: expected one that is here, got '{device}' ({reason})") from None
+    return device
 
 
 def _controller(name: str, env: EvaluationEnv) -> Controller:

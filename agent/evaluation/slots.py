@@ -71,7 +71,7 @@ class Slots:
 
     def _begin(self, slot: int, seed: int) -> Asking[Record]:
         found = self.measure(*self._pairs[slot], seed)
-        return found if inspect.isgenerator(found) else _as_it_is(found)
+        return (yield from found) if inspect.isgenerator(found) else found
 
 
 def judged_episode(env: EvaluationEnv, agent: Agent, seed: int) -> Asking[Record]:
@@ -80,8 +80,3 @@ def judged_episode(env: EvaluationEnv, agent: Agent, seed: int) -> Asking[Record
     if record["failures"]:
         record["error"] = record["failures"][0]["event"]
     return record
-
-
-def _as_it_is(record: Record) -> Asking[Record]:
-    return record
-    yield

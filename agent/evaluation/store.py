@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.evaluation.provenance import SCHEMA, provenance
 from agent.evaluation.settings import Settings
+from agent.policies import identity
 from backbone.errors import UserError
 
 Record = dict[str, Any]
@@ -40,9 +41,16 @@ class Store:
                     "choose another folder"
                 )
             self.finished = _read_records(lines)
-        # whoever wrote episodes here: a resumed run may have other versions or another machine
-        write_json(run, identity | {"schema": SCHEMA, "runs": runs + [now] * (now not in runs)})
+        self._run = identity | {"schema": SCHEMA, "runs": runs}
+        self.add_run(now)
         self._file = lines.open("a")
+
+    def add_run(self, who: dict[str, Any]) -> None:
+        """Who writes episodes here: versions and machine. A resumed run may have several."""
+        if self.out is None or (who in self._run["runs"] and (self.out / "run.json").exists()):
+            return
+        self._run["runs"] += [who] * (who not in self._run["runs"])
+        write_json(self.out / "run.json", self._run)
 
     def append(self, record: Record) -> None:
         if self._file is not None:
@@ -95,9 +103,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def fingerprint(settings: Settings) -> str | None:
-    """sha256 of the weights that are evaluated; None where no network takes part."""
-    if not settings.networked:
-        return None
+    """sha256 of the weights that are evaluated, and what tells somebody else's policy from others; None where
+    neither takes part.
+    """
+    found = [_weights(settings)] if settings.networked else []
+    found += [identity(settings.foreign)] if settings.foreign is not None else []
+    return " + ".join(found) or None
+
+
+def _weights(settings: Settings) -> str:
     from backbone import checkpoint
 
     directory, found = checkpoint.find(settings.checkpoint), hashlib.sha256()
