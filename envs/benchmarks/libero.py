@@ -202,6 +202,8 @@ class Scene:
         """Published initial state `number`; `seed` for what it leaves out."""
         # Not the wrapper's reset: it tries for ever, whatever goes wrong.
         drawn_with(seed, self._world.reset)
+        for robot in self._world.robots:  # the fingers' ramp, which only a new model would begin anew
+            robot.gripper.current_action = np.zeros(robot.gripper.dof)
         self._seen = self._env.set_init_state(self.task.states[number])
 
     def step(self, action: np.ndarray) -> None:
