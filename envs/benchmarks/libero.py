@@ -98,11 +98,11 @@ class LiberoEnv(EvaluationEnv):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         """Starts evaluation episode `seed` (or one drawn at random), settled."""
-        super().reset(seed=seed)
         if seed is None:
             count = 1 if self.family else len(tasks(self.suite))
             seed = int(self.np_random.integers(count * len(self.task.states)))
         number, trial = episode(self.suite, self.family, seed)
+        super().reset(seed=seed)
         task = tasks(self.suite)[number]
         if self._scene is None or self._scene.task is not task:
             self.close()  # one at a time: each holds a gigabyte
