@@ -66,9 +66,12 @@ def make(suite: str = "core", family: str | None = None, **options: Any) -> Eval
         home = import_module(module)
         if found.package is not None:
             import_module(found.package)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if found.extra is None:
             raise
+        if not isinstance(error, ModuleNotFoundError):  # there, but it does not load
+            line = " ".join(str(error).split())
+            raise WorldError(f"suite {suite}: the package of '{found.name}' does not load: {line}") from None
         raise WorldError(
             f"suite {suite}: expected the package of '{found.name}', found no module '{error.name}'; "
             f"pip install 'steersman[{found.extra}]'"

@@ -1,5 +1,8 @@
 """LIBERO behind our contract: every way in which published results are known to be missed has its test."""
 
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -248,6 +251,19 @@ def test_unknown_names_give_one_line(package):
         with pytest.raises(WorldError) as caught:
             wrong()
         assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
+
+
+def test_another_libero_beside_it_is_named(package, tmp_path):
+    """hf-libero and libero share a module's name with it; whoever has both is told so."""
+    (tmp_path / "libero-0.1.1.dist-info").mkdir()
+    (tmp_path / "libero-0.1.1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: libero\n")
+    script = "import envs.registry as r\ntry:\n r.make('libero_goal')\nexcept r.WorldError as e: print(e)"
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("suite libero_goal: the package of 'libero' does not load")
+    assert "distribution(s): libero." in done.stdout and done.stdout.count("\n") == 1
 
 
 def test_versions_of_mujoco_that_do_not_work_are_named():

@@ -78,19 +78,24 @@ def tasks(suite: str) -> tuple[LiberoTask, ...]:
         from libero.libero import benchmark
 
         found = benchmark.get_benchmark(suite)()
-        paths = [found.get_task_bddl_file_path(i) for i in range(found.n_tasks)]
-        try:
-            states = [np.asarray(found.get_task_init_states(i), np.float64) for i in range(found.n_tasks)]
-        except (OSError, ValueError) as error:
-            raise WorldError(f"suite {suite}: no initial states: {str(error).splitlines()[0]}") from None
+        numbers = range(found.n_tasks)
+        paths = [found.get_task_bddl_file_path(i) for i in numbers]
         words = [t.language for t in found.tasks]
-        if told_by_file(suite):
-            from libero.libero.envs.bddl_utils import get_problem_info
+        try:
+            states = [np.asarray(found.get_task_init_states(i), np.float64) for i in numbers]
+            if told_by_file(suite):
+                from libero.libero.envs.bddl_utils import get_problem_info
 
-            words = [get_problem_info(path)["language_instruction"] for path in paths]
+                words = [get_problem_info(path)["language_instruction"] for path in paths]
+        except (OSError, ValueError) as error:  # such as paths set by another package's LIBERO_CONFIG_PATH
+            raise WorldError(f"suite {suite}: its files are not there: {_line(error)}") from None
     names = [t.name for t in found.tasks]
     rows = zip(names, words, paths, states, strict=True)
     return tuple(LiberoTask(n, " ".join(w.split()), p, s) for n, w, p, s in rows)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def find(suite: str, family: str) -> int:
