@@ -61,7 +61,7 @@ def places(env: Any) -> tuple[np.ndarray, np.ndarray]:
     """(3,) of the hand and (n, 3) of everything that can move freely, m."""
     model, data = env._scene.handles
     free = model.jnt_qposadr[model.jnt_type == 0]
-    return env._scene.state()[:3].astype(float), np.array([data.qpos[i : i + 3] for i in free]).reshape(-1, 3)
+    return env.state()[:3].astype(float), np.array([data.qpos[i : i + 3] for i in free]).reshape(-1, 3)
 
 
 def moved(before: tuple, after: tuple) -> tuple[float, float]:

@@ -138,7 +138,7 @@ def test_the_state_is_the_hands_and_the_fingers(env):
     assert seen["agent_pos"].shape == (8,) and seen["agent_pos"].dtype == np.float32
     assert seen["pixels"] is None
     env._scene.start(0, 7)
-    state, (_, data) = env._scene.state(), env._scene.handles
+    state, (_, data) = env.state(), env._scene.handles
     assert state[:3] == pytest.approx(data.site("gripper0_grip_site").xpos, abs=1e-6)
     turn = Rotation.from_rotvec(state[3:6]).as_matrix()
     assert turn == pytest.approx(data.body("robot0_right_hand").xmat.reshape(3, 3), abs=1e-5)
@@ -228,6 +228,15 @@ def test_progress_is_the_share_of_conditions_and_nothing_is_printed(package, cap
         found.append((info["progress"], info["is_success"]))
     env.close()
     assert found == [(0.5, False), (1.0, True)]
+
+
+def test_actions_are_changes_of_the_hands_pose_and_one_closes(env):
+    env.begin(0)
+    before = env.state()
+    for _ in range(5):
+        after = env.step(np.array([0, 0, 1, 0, 0, 0, 1]))[0]["agent_pos"]
+    assert after[2] - before[2] > 0.02 and np.abs(after[:2] - before[:2]).max() < 0.01
+    assert after[6] < before[6] - 0.01 and after[7] > before[7] + 0.01
 
 
 def test_bad_actions_are_refused(env):

@@ -132,6 +132,9 @@ class LiberoEnv(EvaluationEnv):
         }
         return {"pixels": shown, "agent_pos": scene.state()}
 
+    def state(self) -> np.ndarray:
+        return self._here("state").state()
+
     def render(self) -> np.ndarray | None:
         """(480, 640, 3) uint8 for people, not mirrored, so that the instruction's left is left; None without
         a render mode."""
