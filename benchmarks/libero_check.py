@@ -211,9 +211,8 @@ def show(rows: list[dict]) -> int:
         if not done:
             continue
         most = [f"{max(r[k] for r in done):.1f}" for k in ("hand_mm", "object_mm")]
-        times = [
-            f"{np.median([r[k] for r in done]):.2g}" for k in ("reset_s", "ticks_per_s", "pictures_per_s")
-        ]
+        timed = (("reset_s", 2), ("ticks_per_s", 0), ("pictures_per_s", 1))
+        times = [f"{np.median([r[k] for r in done]):.{digits}f}" for k, digits in timed]
         well = sum(not r["wrong"] for r in mine)
         table.add_row(suite, str(len(mine)), str(well), str(sum(r["states"] for r in done)), *most, *times)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
