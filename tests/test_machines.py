@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 import pytest
 from test_slots import told
 
-from agent.evaluation.runner import evaluate
+from agent.evaluation.runner import evaluate, gather
 from agent.evaluation.settings import Settings
+from agent.evaluation.store import Store
 from backbone.errors import UserError
 
 ray = pytest.importorskip("ray")
@@ -63,15 +65,16 @@ def end(env, agent, seed: int) -> dict:
 
 
 def test_a_worker_that_dies_costs_its_episode(cluster):
-    from agent.evaluation.runner import gather
-    from agent.evaluation.store import Store
-
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers have no tests
     found = gather(TEACHER, range(4), Store(None, TEACHER, None), measure=end, ray="auto")
     assert [r.get("value") for r in found] == [0, None, 4, 6]
     assert "the worker ended" in found[1]["error"]
 
 
 def test_what_a_cluster_cannot_do(cluster):
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    with pytest.raises(UserError, match="expected workers that begin, one ended .*test_machines"):
+        gather(TEACHER, [0], Store(None, TEACHER, None), measure=end, ray="auto")
     with pytest.raises(UserError, match="checkpoint 'absent'"):
         evaluate(Settings(checkpoint="absent"), [0], ray="auto")
     with pytest.raises(UserError, match="free gpus"):

@@ -59,6 +59,7 @@ def run_on_ray(
     todo, said = Queue(actor_options={"num_cpus": 0}), Queue(actor_options={"num_cpus": 0})
     crew: dict[Any, tuple[int, Any]] = {}  # what it is at -> its number, itself
     at: dict[int, set[int]] = {}  # each one's seeds
+    ready: set[int] = set()
     left, versions, stopped = set(seeds), provenance()["versions"], False
 
     def hire() -> None:
@@ -92,6 +93,11 @@ def run_on_ray(
                         ray.get(work)
                     except ray.exceptions.RayError as error:
                         line = f"the worker ended: {str(error).strip().splitlines()[0]}"
+                        if number not in ready:
+                            reason = str(error).strip().splitlines()[-1]
+                            raise UserError(
+                                f"ray: expected workers that begin, one ended ({reason})"
+                            ) from None
                         for seed in sorted(at[number]):
                             keep({"seed": seed, "error": line})
                         if not todo.empty():
@@ -105,6 +111,7 @@ def run_on_ray(
                     name, got = next(iter(other.items()))
                     where = value["host"]
                     raise UserError(f"ray: expected {name} {versions[name]} everywhere, got {got} on {where}")
+                ready.add(number)
                 met({name: part for name, part in value.items() if name != "host"})
             elif kind == "began":
                 at[number].add(value)
