@@ -23,7 +23,11 @@ UP = np.tile(np.array([0, 0, 0.3, 0, 0, 0, -1.0]), (50, 1))
 def test_a_server_is_evaluated_like_anybody(tmp_path):
     with PolicyServer(lambda o: {"actions": UP}, {"name": "up"}) as server:
         settings = Settings(family="press", checkpoint=f"{server.url}?robot=libero", execute=25)
-        assert (settings.planner, settings.networked, settings.foreign) == ("none", False, settings.checkpoint)
+        assert (settings.planner, settings.networked, settings.foreign) == (
+            "none",
+            False,
+            settings.checkpoint,
+        )
         summary = evaluate(settings, [3, 9], tmp_path, workers=2)
         asked = unpackb(server.asked[0])
         assert evaluate(settings, [3, 9], tmp_path, workers=2)["episodes_resumed"] == 2

@@ -14,12 +14,15 @@ from agent.asks import Asking, run_alone
 from agent.evaluation.analysis import derive
 from agent.evaluation.statistics import quantile
 from agent.loop import Agent, Step
+from agent.safety import Limits, Safety
 from backbone.observation import Observation
 from envs.contract import EvaluationEnv
 from highlevel.plan import DONE, Plan
 
 NEAR = 0.5  # seconds: a look so close to a switch of the teacher's subtask is not "away from switches"
 FRONT = 128  # pixels: grounding errors are given in those of the tabletop's front camera
+
+SLIGHT = 0.1  # a network's numbers end a little past the range now and then: no intervention worth telling
 
 Watcher = Callable[[EvaluationEnv, Step, dict[str, Any]], None]
 
@@ -52,7 +55,7 @@ def episode(
     teacher = env.teacher() if judged else None
     if teacher is not None:
         teacher.reset()
-    log = _Log(said, float(info["progress"]), rate)
+    log, safety = _Log(said, float(info["progress"]), rate), Safety(_limits(env))
     limit, tick, success_tick = env.max_steps, 0, None
     after, blind = env.linger if after is None else after, agent.blind
     while tick < limit if success_tick is None else tick < success_tick + after:
@@ -66,7 +69,7 @@ def episode(
         clock.add("waited", step.waited)
         scene = env.scene() if step.said is not None and step.said.scene else None
         log.tick(tick, step, truth, scene)
-        _, _, _, _, info = clock.time("world", env.step, step.action)
+        _, _, _, _, info = clock.time("world", env.step, safety(step.action))
         tick += 1
         log.progress(tick, float(info["progress"]))
         if instruction is None and info.get("instruction_changed"):
@@ -98,8 +101,21 @@ def episode(
         "control_hz": rate,
     }
     record |= log.record(judged, success_tick, after)
+    record["interventions"] = [
+        {"what": i.what, "time": i.tick / rate, "ticks": i.ticks, "most": round(i.most, 4)}
+        for i in safety.interventions
+        if i.what != "range" or i.most > SLIGHT
+    ]
     record["timings"] = clock.timings([look["ms"] for look in log.looks], tick / rate)
     return record | derive(record)
+
+
+def _limits(env: EvaluationEnv) -> Limits:
+    """Those of the world's actions; a simulated robot needs no more."""
+    space = env.action_space
+    positions = [env.rest == "last"] * space.shape[0]
+    positions[-1] = True  # the gripper
+    return Limits(space.low.tolist(), space.high.tolist(), positions, env.rate)
 
 
 class _Clock:

@@ -9,7 +9,7 @@ from typing import Any
 from agent.evaluation.statistics import quantile, rate
 
 Record = dict[str, Any]
-COUNTS = ("replans", "corrections", "recoveries")
+COUNTS = ("replans", "corrections", "recoveries", "interventions")
 
 
 def summarize(records: Sequence[Record], errors: Sequence[Record] = ()) -> dict[str, Any]:
@@ -27,7 +27,9 @@ def summarize(records: Sequence[Record], errors: Sequence[Record] = ()) -> dict[
         "families": {name: _successes([r for r in judged if r["family"] == name]) for name in families},
         "progress": _mean([r["progress"] for r in judged]),
         "reasons": dict(sorted(reasons.items())),
-        "counts": {name: _mean([r[name] for r in judged if r.get(name) is not None]) for name in COUNTS},
+        "counts": {
+            name: _mean([_count(r[name]) for r in judged if r.get(name) is not None]) for name in COUNTS
+        },
         "planner": planner_metrics(judged),
         "timings": timings(records),
         "errors": len(errors),
@@ -110,6 +112,10 @@ def shares(timings: Sequence[dict[str, Any]]) -> dict[str, float] | None:
 
 def _successes(records: Sequence[Record]) -> dict[str, Any]:
     return rate(sum(bool(r["success"]) for r in records), len(records))
+
+
+def _count(value: int | list) -> int:
+    return len(value) if isinstance(value, list) else value
 
 
 def _share(values: Sequence[bool]) -> float | None:
