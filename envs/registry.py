@@ -34,6 +34,26 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         ("core", "long", "memory", "correction", "perturbed", "unseen"),
         "envs.tabletop.env:TabletopEnv",
     ),
+    Benchmark(
+        "metaworld",
+        (
+            *("metaworld_mt50", "metaworld_mt10"),
+            *("metaworld_easy", "metaworld_medium", "metaworld_hard", "metaworld_very_hard"),
+        ),
+        "envs.benchmarks.metaworld:MetaworldEnv",
+        package="metaworld",
+        extra="metaworld",
+    ),
+    Benchmark(
+        "ogbench",
+        (
+            *("ogbench_scene", "ogbench_cube_single", "ogbench_cube_double"),
+            *("ogbench_cube_triple", "ogbench_cube_quadruple"),
+        ),
+        "envs.benchmarks.ogbench:OgbenchEnv",
+        package="ogbench",
+        extra="ogbench",
+    ),
 )
 
 
