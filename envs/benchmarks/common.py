@@ -73,8 +73,8 @@ class Pictures:
 
 
 def episode(seed: int, tasks: Sequence[str], family: str | None = None) -> tuple[str, int]:
-    """(task, trial) of an episode: seeds go round the tasks, so any run of consecutive seeds is balanced. With
-    a family it is that task and the seed is the trial."""
+    """(task, trial) of an episode: seeds go round the tasks, so any run of consecutive seeds is balanced.
+    With a family it is that task and the seed is the trial."""
     if family is not None:
         return family, seed
     return tasks[seed % len(tasks)], seed // len(tasks)
@@ -165,13 +165,12 @@ class BenchmarkEnv(EvaluationEnv):
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
         """One control step. Raises WorldError on a bad action, before `reset`, and after the last step."""
         self._check_begun("step")
+        space = self.action_space
         found = check_action(action, len(self.action_low))
         if self.steps >= self.max_steps:
             raise WorldError(f"step: the episode ended after {self.max_steps} steps; expected a reset()")
         with redirect_stdout(sys.stderr):
-            reward, success, progress = self._act(
-                np.clip(found, self.action_space.low, self.action_space.high)
-            )
+            reward, success, progress = self._act(np.clip(found, space.low, space.high))
         self.steps += 1
         self._success = self._success or bool(success)
         self._progress = 1.0 if self._success else float(progress)
