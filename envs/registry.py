@@ -54,6 +54,21 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         package="ogbench",
         extra="ogbench",
     ),
+    Benchmark(
+        "aloha",
+        ("aloha_transfer_cube", "aloha_insertion"),
+        "envs.benchmarks.aloha:AlohaEnv",
+        package="gym_aloha",
+        extra="aloha",
+        execute=10,  # of openpi's aloha_sim
+    ),
+    Benchmark(
+        "kitchen",
+        ("kitchen_complete", "kitchen_partial", "kitchen_mixed"),
+        "envs.benchmarks.kitchen:FrankaKitchenEnv",
+        package="gymnasium_robotics",
+        extra="kitchen",
+    ),
 )
 
 

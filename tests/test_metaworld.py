@@ -99,3 +99,19 @@ def test_the_scripted_policy_opens_the_drawer(env):
     assert info["is_success"] and info["progress"] == 1 and reward > 0
     _, _, still, _, info = env.step(np.ones(4))
     assert still and info["is_success"]  # what was reached at any step counts
+
+
+def test_published_pictures_are_lerobots():
+    """Its camera is corner2, moved; its picture is flipped both ways."""
+    from metaworld import MT1
+
+    bench = MT1("drawer-open-v3", seed=42)
+    theirs = bench.train_classes["drawer-open-v3"](render_mode="rgb_array", camera_name="corner2")
+    theirs.model.cam_pos[2] = (0.75, 0.075, 0.7)
+    theirs.set_task(bench.train_tasks[3])
+    theirs.reset()
+    ours = make("metaworld_mt50", "drawer-open-v3", pixels="lazy", drawing="published")
+    ours.begin(3)
+    there, here = theirs.render()[::-1, ::-1].astype(int), ours.look()["pixels"]["front"]
+    assert np.abs(there - here).mean() < 0.5
+    theirs.close(), ours.close()
