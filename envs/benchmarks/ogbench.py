@@ -76,7 +76,7 @@ class OgbenchEnv(BenchmarkEnv):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
     rate = 20.0
     tasks = TASKS
-    cameras = {"front": Camera("front_pixels", SIDE, SIDE, samples=4)}
+    cameras = {"front": Camera("front_pixels", SIDE, SIDE, smooth=2)}
     state_size = 6
     action_low, action_high = (-1.0,) * 5, (1.0,) * 5
 

@@ -63,9 +63,12 @@ class Oracle:
         step = scene_step(now, goal) if goal.slides else cubes_step(now, goal)
         if step is None or self._world._success:  # the benchmark is content with less than we are
             return Label(DONE, None, NO_MEMORY, np.zeros(5, np.float32))
+        hand = self._hands[step.thing.rstrip("0123456789")]
         action = now.back_off(step.thing)
+        if action is None and step.thing in SLIDES:
+            yaw, bar = now.seen["proprio/effector_yaw"], now.seen[f"privileged/{step.thing}_handle_yaw"]
+            action = now.line_up(step.thing, hand.shortest_yaw(yaw[0], bar[0], n=2) - yaw[0])
         if action is None:
-            hand = self._hands[step.thing.rstrip("0123456789")]
             action = hand.select_action(None, now.seen | step.told)
         return Label(step.subtask, None, NO_MEMORY, np.clip(action, -1, 1).astype(np.float32))
 
@@ -94,6 +97,15 @@ class View:
             return None
         letting_go = at.startswith("cube") and self.held is not None
         return np.array([0, 0, 0.0 if letting_go else 1.0, 0, -1.0])
+
+    def line_up(self, slide: str, turn: float) -> np.ndarray | None:
+        """(5,) over a handle's middle and along it, above it, before the fingers go down around it: they get
+        stuck on the bar otherwise. None when the hand is in place, or not yet near. turn: radians to go."""
+        away = self.things[slide] - self.hand
+        aside, above = np.linalg.norm(away[:2]), -away[2]
+        if above > 0.09 or aside > 0.06 or (aside < 0.025 and (abs(turn) < 0.3 or above < 0.03)):
+            return None
+        return np.array([*away[:2] / 0.05, 1.0 if above < 0.06 else 0.0, turn / 0.3, -1.0])
 
     def carry(self, cube: int, to: np.ndarray, subtask: str) -> Step:
         told = {
@@ -136,7 +148,7 @@ class View:
 def scene_step(now: View, goal: Arrangement) -> Step | None:
     """The cube first, then the drawer and its lock, then the window and its lock."""
     stow = goal.cubes[0, 1] < STOWED_Y
-    if stow and (now.held == 0 or not now.world._is_in_drawer(now.cubes[0])):
+    if stow and not _is_stowed(now, goal):
         opening = now.slide("drawer", OPENED["drawer"])
         return opening or now.carry(0, IN_DRAWER, "put the red cube in the drawer")
     if not stow and (now.held == 0 or not now.is_at(0, goal.cubes[0])):
@@ -146,6 +158,13 @@ def scene_step(now: View, goal: Arrangement) -> Step | None:
         if step is not None:
             return step
     return None
+
+
+def _is_stowed(now: View, goal: Arrangement) -> bool:
+    """In the drawer and near its floor, but not so far to one side as to miss the goal once that is shut."""
+    aside = abs(now.cubes[0, 0] - goal.cubes[0, 0])
+    low = now.held != 0 or now.cubes[0, 2] < IN_DRAWER[2] + SIDE / 2
+    return bool(now.world._is_in_drawer(now.cubes[0])) and low and aside <= ENOUGH
 
 
 def cubes_step(now: View, goal: Arrangement) -> Step | None:
