@@ -1,5 +1,9 @@
 """OGBench through the contract: goals in words, what the policy sees, and a teacher that looks afresh."""
 
+import os
+import subprocess
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -146,3 +150,13 @@ def test_published_pictures_are_the_packages():
     here = ours.reset(seed=1)[0]["pixels"]["front"]
     assert np.abs(there.astype(int) - here).mean() < 0.5
     theirs.close(), ours.close()
+
+
+def test_a_lack_of_opengl_is_told_in_a_line():
+    told = subprocess.run(
+        [sys.executable, "-c", "from envs.registry import make; make('ogbench_scene')"],
+        env=os.environ | {"MUJOCO_GL": "nonsense"},
+        capture_output=True,
+        text=True,
+    )
+    assert told.stderr.splitlines()[-1].startswith("envs.errors.WorldError: no OpenGL") and not told.stdout

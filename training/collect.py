@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,8 +30,8 @@ from training.dataset import (
     TEACHER,
     DatasetWriter,
     Episode,
+    Job,
     encode_png,
-    episode_key,
 )
 from training.drivers import Bursts, Turns
 from training.progress import Bar
@@ -47,19 +46,6 @@ if TYPE_CHECKING:
 META_EVERY = 50  # episodes between two renewals of meta/
 MAX_SEED = 9_999_999  # evaluation seeds lie above: no scene of an evaluation is ever trained on
 AFTER = (5, 40)  # frames of "done" at the end of an episode
-
-
-@dataclass(frozen=True)
-class Job:
-    """One episode to be recorded."""
-
-    suite: str
-    family: str
-    seed: int
-
-    @property
-    def key(self) -> str:
-        return episode_key(self.suite, self.family, self.seed)
 
 
 def plan_episodes(

@@ -143,6 +143,19 @@ def episode_key(suite: str, family: str, seed: int) -> str:
     return f"{suite}/{family}/{seed}"
 
 
+@dataclass(frozen=True)
+class Job:
+    """One episode to be recorded."""
+
+    suite: str
+    family: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return episode_key(self.suite, self.family, self.seed)
+
+
 def _column(feature: Mapping[str, Any], values: Any) -> pa.Array:
     dtype, shape = feature["dtype"], feature["shape"]
     if dtype == "image":

@@ -13,8 +13,7 @@ from backbone.errors import UserError
 from envs.contract import EvaluationEnv
 from envs.registry import BENCHMARKS, benchmark, make
 from envs.suites import EVALUATION_START, SUITES
-from training.collect import Job
-from training.dataset import Episode, Layout, encode_png
+from training.dataset import Episode, Job, Layout, encode_png
 from training.drivers import Shakes
 from training.statistics import describe_images
 
