@@ -1,8 +1,10 @@
 """OGBench through the contract: goals in words, what the policy sees, and a teacher that looks afresh."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -160,3 +162,15 @@ def test_a_lack_of_opengl_is_told_in_a_line():
         text=True,
     )
     assert told.stderr.splitlines()[-1].startswith("envs.errors.WorldError: no OpenGL") and not told.stdout
+
+
+def test_experts_tell_what_a_teacher_reaches(tmp_path):
+    script, out = Path(__file__).parent.parent / "benchmarks/experts.py", tmp_path / "found.json"
+    asked = ["--suite", "ogbench_cube_single", "--family", "task1_horizontal", "--episodes", "2"]
+    told = subprocess.run(
+        [sys.executable, script, *asked, "--workers", "1", "--out", out], capture_output=True, text=True
+    )
+    assert told.returncode == 0 and "all: 2/2 = 100.0%" in told.stdout
+    assert json.loads(out.read_text())["tasks"]["task1_horizontal"]["low"] > 0
+    wrong = subprocess.run([sys.executable, script, "--suite", "ogbench"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: unknown suite 'ogbench'; did you mean")
