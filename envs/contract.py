@@ -15,6 +15,8 @@ import numpy as np
 from envs.errors import WorldError
 
 PIXELS = ("always", "lazy")
+DONE = "done"  # the subtask of a teacher that has nothing left to do
+NO_MEMORY = "nothing"  # the memory of one that needs none
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,41 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         extra="libero",
         execute=5,
     ),
+    Benchmark(
+        "metaworld",
+        (
+            *("metaworld_mt50", "metaworld_mt10"),
+            *("metaworld_easy", "metaworld_medium", "metaworld_hard", "metaworld_very_hard"),
+        ),
+        "envs.benchmarks.metaworld:MetaworldEnv",
+        package="metaworld",
+        extra="metaworld",
+    ),
+    Benchmark(
+        "ogbench",
+        (
+            *("ogbench_scene", "ogbench_cube_single", "ogbench_cube_double"),
+            *("ogbench_cube_triple", "ogbench_cube_quadruple"),
+        ),
+        "envs.benchmarks.ogbench:OgbenchEnv",
+        package="ogbench",
+        extra="ogbench",
+    ),
+    Benchmark(
+        "aloha",
+        ("aloha_transfer_cube", "aloha_insertion"),
+        "envs.benchmarks.aloha:AlohaEnv",
+        package="gym_aloha",
+        extra="aloha",
+        execute=10,  # of openpi's aloha_sim
+    ),
+    Benchmark(
+        "kitchen",
+        ("kitchen_complete", "kitchen_partial", "kitchen_mixed"),
+        "envs.benchmarks.kitchen:FrankaKitchenEnv",
+        package="gymnasium_robotics",
+        extra="kitchen",
+    ),
 )
 
 

@@ -3,6 +3,7 @@ in turn.
 
     python examples/collect.py --out data/demonstrations --episodes 1200 --suites core core long memory
     python examples/collect.py --out data/dagger-1 --episodes 300 --seed 1000000 --checkpoint runs/nano/policy
+    python examples/collect.py --out data/scene --suites ogbench_scene --episodes 200
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ def main(
 ) -> int:
     """Args:
     out: the dataset; episodes that are there already are not made again.
-    suites: taken in turn; name one twice for twice its share.
+    suites: taken in turn; name one twice for twice its share. Suites of a benchmark that has a teacher
+        (metaworld_*, ogbench_*) are recorded in its own layout.
     episodes: how many in all.
     seed: the first seed; the others follow. Below 10000000, where evaluation begins.
-    families: only these task families.
+    families: only these task families, or a benchmark's tasks.
     checkpoint: a policy to drive in turn with the teacher (DAgger).
     workers: processes; the number of cores by default.
     """

@@ -90,13 +90,22 @@ def test_summary_of_decisions_switches_and_reasons():
     timed = [{"text": "x", "time": 1.0, "error": e} for e in (0.0, 0.4, None)]
     of = {"switches": timed, "replans": 2, "recoveries": 1, "corrections": 0}
     records = [
-        _record(0, "sort", False, [_look(True, False)], reason="dropped", **of)
+        _record(
+            0, "sort", False, [_look(True, False)], reason="dropped", interventions=[{"what": "box"}], **of
+        )
         | {"decisions": {"points": 4, "seen": 3, "right": 2}},
-        _record(1, "sort", True, [_look(True, False)], reason=None, replans=4, recoveries=None),
+        _record(
+            1, "sort", True, [_look(True, False)], reason=None, replans=4, recoveries=None, interventions=[]
+        ),
     ]
     summary = summarize(records)
     assert summary["reasons"] == {"dropped": 1}
-    assert summary["counts"] == {"replans": 3.0, "corrections": 0.0, "recoveries": 1.0}
+    assert summary["counts"] == {
+        "replans": 3.0,
+        "corrections": 0.0,
+        "recoveries": 1.0,
+        "interventions": 0.5,
+    }
     assert summary["planner"]["decision_points"] == rate(2, 3)
     switches = summary["planner"]["switches"]
     assert switches["n"] == 3 and switches["missed"] == 1 and switches["seconds_median"] == 0.2

@@ -1,4 +1,5 @@
-"""Demonstrations and DAgger rounds: episodes of the tabletop world, labelled by the teacher, on all cores.
+"""Demonstrations and DAgger rounds: episodes of the tabletop world, labelled by the teacher, on all cores;
+demonstrations of a benchmark's teacher too (`demonstrations.py`).
 
 Which episodes a dataset holds follows from suites, families and seeds alone, so collecting again after a
 kill makes the missing ones, and the same command gives the same dataset.
@@ -14,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,11 +26,12 @@ from backbone.observation import Observation
 from training.dataset import (
     CAMERAS,
     DISTURBED,
+    TABLETOP,
     TEACHER,
     DatasetWriter,
     Episode,
+    Job,
     encode_png,
-    episode_key,
 )
 from training.drivers import Bursts, Turns
 from training.progress import Bar
@@ -40,23 +41,11 @@ if TYPE_CHECKING:
     from agent.levels import Levels
     from envs.contract import Label
     from envs.tabletop.world import World
+    from training.demonstrations import Demonstrator
 
 META_EVERY = 50  # episodes between two renewals of meta/
 MAX_SEED = 9_999_999  # evaluation seeds lie above: no scene of an evaluation is ever trained on
 AFTER = (5, 40)  # frames of "done" at the end of an episode
-
-
-@dataclass(frozen=True)
-class Job:
-    """One episode to be recorded."""
-
-    suite: str
-    family: str
-    seed: int
-
-    @property
-    def key(self) -> str:
-        return episode_key(self.suite, self.family, self.seed)
 
 
 def plan_episodes(
@@ -170,7 +159,7 @@ class Recorder(Walker):
         )
 
 
-_recorder: Recorder | None = None
+_recorder: Recorder | Demonstrator | None = None
 
 
 def begin_worker(checkpoint: str | None) -> Levels | None:
@@ -194,9 +183,16 @@ def begin_worker(checkpoint: str | None) -> Levels | None:
     return load(checkpoint)
 
 
-def _start(checkpoint: str | None) -> None:
+def _start(checkpoint: str | None, foreign: bool) -> None:
+    levels = begin_worker(checkpoint)
+    _set_recorder(levels, foreign)
+
+
+def _set_recorder(levels: Levels | None, foreign: bool) -> None:
     global _recorder
-    _recorder = Recorder(begin_worker(checkpoint))
+    from training.demonstrations import Demonstrator
+
+    _recorder = Demonstrator() if foreign else Recorder(levels)
 
 
 def _record(job: Job) -> Episode:
@@ -204,14 +200,14 @@ def _record(job: Job) -> Episode:
     return _recorder.episode(job)
 
 
-def _episodes(jobs: Sequence[Job], checkpoint: str | None, workers: int) -> Iterator[Episode]:
+def _episodes(jobs: Sequence[Job], checkpoint: str | None, foreign: bool, workers: int) -> Iterator[Episode]:
     """Episodes in the order of the jobs, made by `workers` processes (0: here)."""
     if workers == 0:
-        _start_here(checkpoint)
+        _start_here(checkpoint, foreign)
         yield from map(_record, jobs)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(checkpoint,))
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(checkpoint, foreign))
     try:
         running: deque[Future[Episode]] = deque()
         waiting = iter(jobs)
@@ -225,11 +221,13 @@ def _episodes(jobs: Sequence[Job], checkpoint: str | None, workers: int) -> Iter
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start_here(checkpoint: str | None) -> None:
-    global _recorder
-    from agent.policy import load
+def _start_here(checkpoint: str | None, foreign: bool) -> None:
+    levels = None
+    if checkpoint is not None:
+        from agent.policy import load
 
-    _recorder = Recorder(load(checkpoint) if checkpoint is not None else None)
+        levels = load(checkpoint)
+    _set_recorder(levels, foreign)
 
 
 def collect(
@@ -242,22 +240,32 @@ def collect(
     workers: int | None = None,
     quiet: bool = False,
 ) -> DatasetWriter:
-    """Make the dataset `out`, or what it lacks. See `plan_episodes` for what is in it.
+    """Make the dataset `out`, or what it lacks. See `plan_episodes` for what is in it; for the suites of a
+    benchmark, `demonstrations.plan_trials`.
 
-    checkpoint: a policy that drives in turn with the teacher (DAgger). workers: processes, all cores by
-    default.
+    checkpoint: a policy that drives in turn with the teacher (DAgger; the tabletop's suites alone). workers:
+    processes, all cores by default.
     """
-    jobs = plan_episodes(suites, episodes, seed, families)
+    from training.demonstrations import of_benchmarks, plan_trials, survey
+
+    foreign = of_benchmarks(suites)
+    if foreign and checkpoint is not None:
+        raise UserError(f"checkpoint: expected a suite of the tabletop for DAgger, got '{suites[0]}'")
+    if foreign:
+        layout, tasks = survey(suites)
+        jobs = plan_trials(tasks, suites, episodes, seed, families)
+    else:
+        layout, jobs = TABLETOP, plan_episodes(suites, episodes, seed, families)
     if checkpoint is not None:
         from backbone import checkpoint as checkpoints
 
         checkpoint = str(checkpoints.find(checkpoint))
-    writer = DatasetWriter(out)
+    writer = DatasetWriter(out, layout)
     missing = [job for job in jobs if job.key not in writer.keys]
     frames, solved, start = 0, 0, time.monotonic()
     with writer, Bar("collect", len(jobs), quiet=quiet) as bar:
         count = min(os.cpu_count() or 1 if workers is None else workers, len(missing))
-        made = _episodes(missing, checkpoint, count)
+        made = _episodes(missing, checkpoint, foreign, count)
         try:
             bar.update(len(jobs) - len(missing))
             for n, episode in enumerate(made):

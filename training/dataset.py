@@ -14,7 +14,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,46 @@ FOOTER = b"steersman.episode"
 CAMERAS = {"front": (128, 128), "wrist": (64, 64)}
 TEACHER, DISTURBED, AGENT = 0, 1, 2  # who chose `action_executed`
 
-_STATE = ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right"]
-_ACTION = ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"]
+
+@dataclass(frozen=True)
+class Layout:
+    """What the frames of a world are like: pictures (height, width), the names of the numbers in state and
+    action, frames a second."""
+
+    robot: str
+    fps: float
+    cameras: Mapping[str, tuple[int, int]]
+    state: tuple[str, ...]
+    action: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"cameras": {name: list(size) for name, size in self.cameras.items()}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Layout:
+        cameras = {name: tuple(size) for name, size in values["cameras"].items()}
+        names = {part: tuple(values[part]) for part in ("state", "action")}
+        return cls(robot=values["robot"], fps=values["fps"], cameras=cameras, **names)
+
+
+TABLETOP = Layout(
+    "steersman_tabletop",
+    FPS,
+    CAMERAS,
+    ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right"),
+    ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"),
+)
 
 
 def _scalar(dtype: str) -> dict[str, Any]:
     return {"dtype": dtype, "shape": [1], "names": None}
 
 
-def features(cameras: Mapping[str, tuple[int, int]] = CAMERAS) -> dict[str, dict[str, Any]]:
+def _named(names: tuple[str, ...]) -> dict[str, Any]:
+    return {"dtype": "float32", "shape": [len(names)], "names": list(names)}
+
+
+def features(layout: Layout = TABLETOP) -> dict[str, dict[str, Any]]:
     """The columns of the data files. LeRobot wants exactly those that info.json declares."""
     images = {
         f"observation.images.{name}": {
@@ -49,13 +80,13 @@ def features(cameras: Mapping[str, tuple[int, int]] = CAMERAS) -> dict[str, dict
             "shape": [height, width, 3],
             "names": ["height", "width", "channels"],
         }
-        for name, (height, width) in cameras.items()
+        for name, (height, width) in layout.cameras.items()
     }
     return images | {
-        "observation.state": {"dtype": "float32", "shape": [8], "names": _STATE},
-        "action": {"dtype": "float32", "shape": [7], "names": _ACTION},  # the teacher's
-        "action_executed": {"dtype": "float32", "shape": [7], "names": _ACTION},
-        "target": {"dtype": "float32", "shape": [2], "names": ["y", "x"]},  # front camera, or -1
+        "observation.state": _named(layout.state),
+        "action": _named(layout.action),  # the teacher's
+        "action_executed": _named(layout.action),
+        "target": _named(("y", "x")),  # front camera, or -1
         "driver": _scalar("int64"),
         "subtask_index": _scalar("int64"),
         "memory": _scalar("string"),
@@ -88,9 +119,9 @@ class Episode:
     suite: str
     family: str
     images: dict[str, list[bytes]]
-    state: np.ndarray  # (T, 8) float32
-    action: np.ndarray  # (T, 7) float32
-    action_executed: np.ndarray  # (T, 7) float32
+    state: np.ndarray  # (T, D) float32, D = 8 in the tabletop world
+    action: np.ndarray  # (T, A) float32, A = 7 there
+    action_executed: np.ndarray  # (T, A) float32
     target: np.ndarray  # (T, 2) float32
     driver: np.ndarray  # (T,) int64
     success: np.ndarray  # (T,) bool
@@ -110,6 +141,19 @@ class Episode:
 def episode_key(suite: str, family: str, seed: int) -> str:
     """What makes an episode the same one when collection resumes."""
     return f"{suite}/{family}/{seed}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to be recorded."""
+
+    suite: str
+    family: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return episode_key(self.suite, self.family, self.seed)
 
 
 def _column(feature: Mapping[str, Any], values: Any) -> pa.Array:
@@ -195,14 +239,24 @@ class DatasetWriter:
     """Adds episodes to `root`, from scratch or after what is there. One writer a dataset; `close` when done.
 
     A kill leaves whole episodes and perhaps an old meta/; opening a writer (or `repair`) renews it.
+    layout: of its frames, by default that of the episodes that are there, or the tabletop's.
     """
 
-    def __init__(self, root: str | Path, cameras: Mapping[str, tuple[int, int]] = CAMERAS, fps: int = FPS):
-        self.root, self.fps, self.features = Path(root), fps, features(cameras)
+    def __init__(self, root: str | Path, layout: Layout | None = None):
+        self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
         for leftover in self.root.glob("**/.*.tmp"):
             leftover.unlink()
         self.episodes = read_footers(self.root)
+        there = layout or TABLETOP
+        if self.episodes:
+            said = self.episodes[0].get("layout")
+            there = TABLETOP if said is None else Layout.from_dict(said)
+        self.layout = layout or there
+        if self.layout != there:
+            got = f"{self.layout.robot} with state {len(self.layout.state)}, action {len(self.layout.action)}"
+            raise UserError(f"dataset: expected frames of {there.robot} as in {self.root}, got {got}")
+        self.features = features(self.layout)
         self.tasks, self.subtasks = _Texts(), _Texts()
         for footer in self.episodes:
             self.tasks.merge(footer["tasks"])
@@ -234,7 +288,7 @@ class DatasetWriter:
             "subtask_index": [self.subtasks(s) for s in episode.subtask],
             "memory": episode.memory,
             "next.success": episode.success,
-            "timestamp": np.arange(length) / self.fps,
+            "timestamp": np.arange(length) / self.layout.fps,
             "frame_index": np.arange(length),
             "episode_index": np.full(length, number),
             "index": np.arange(start, start + length),
@@ -261,6 +315,7 @@ class DatasetWriter:
             "success": bool(episode.success[-1]),
             "tasks": {t: self.tasks(t) for t in episode.instruction},
             "subtasks": {s: self.subtasks(s) for s in episode.subtask},
+            "layout": self.layout.to_dict(),
             "stats": stats,
         }
         table = pa.table({name: _column(feature, values[name]) for name, feature in self.features.items()})
@@ -274,14 +329,14 @@ class DatasetWriter:
         meta = self.root / "meta"
         info = {
             "codebase_version": VERSION,
-            "robot_type": "steersman_tabletop",
+            "robot_type": self.layout.robot,
             "total_episodes": len(self.episodes),
             "total_frames": self.frames,
             "total_tasks": len(self.tasks.index),
             "chunks_size": CHUNK,
             "data_files_size_in_mb": 100,
             "video_files_size_in_mb": 200,
-            "fps": self.fps,
+            "fps": self.layout.fps,
             "splits": {"train": f"0:{len(self.episodes)}"},
             "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
             "video_path": None,

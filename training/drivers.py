@@ -86,6 +86,28 @@ class Bursts:
         return np.clip(action, -1, 1).astype(np.float32)
 
 
+class Shakes:
+    """A teacher of any world drives; in half of the episodes noise joins in for 2 to 8 steps, every 15 to
+    40."""
+
+    def __init__(self, rng: np.random.Generator, low: np.ndarray, high: np.ndarray, clean: float = 0.5):
+        self.rng, self.low, self.high = rng, low, high
+        self.quiet = rng.random() < clean
+        self.wait, self.left = int(rng.integers(3, 40)), 0
+
+    def drive(self, action: np.ndarray) -> tuple[np.ndarray, int]:
+        """(action, who drove)."""
+        if self.left == 0 and not self.quiet:
+            self.wait -= 1
+            if self.wait <= 0:
+                self.left, self.wait = int(self.rng.integers(2, 9)), int(self.rng.integers(15, 41))
+        if self.left == 0:
+            return action, TEACHER
+        self.left -= 1
+        noise = self.rng.normal(0, 0.25, action.shape) * (self.high - self.low)
+        return np.clip(action + noise, self.low, self.high).astype(np.float32), DISTURBED
+
+
 class Turns:
     """DAgger: the agent drives 10 to 40 steps (at times up to 100), the teacher 10 to 30, and so on.
 

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from envs.contract import DONE, NO_MEMORY
+
 COLORS = ("red", "green", "blue", "yellow", "purple", "orange")  # also the fixed order of work
 SIDES = ("left", "middle", "right")  # mats, as the robot sees them
 FAMILIES = ("sort", "stack", "stow", "clear", "swap", "press")
 MAX_INSTRUCTION_WORDS = 23
 MAX_MEMORY_WORDS = 11
-NO_MEMORY = "nothing"
-DONE = "done"
 
 _COUNTS = {1: "[|once|one time]", 2: "[twice|two times]", 3: "[three times|thrice]", 4: "four times"}
 _PUT = "[put|place|drop|set]"

@@ -1,0 +1,67 @@
+"""gym-aloha through the contract, against the package's own environment."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gym_aloha")
+
+from benchmark_checks import check_bad_input, check_lazy, check_same_bits, check_space  # noqa: E402
+
+from envs.benchmarks.aloha import AlohaEnv  # noqa: E402
+from envs.registry import benchmark, make  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = make("aloha_transfer_cube", pixels="lazy")
+    yield env
+    env.close()
+
+
+def test_contract(env):
+    assert env.rate == 50 and env.max_steps == 400 and env.rest == "last"
+    assert tuple(AlohaEnv.tasks) == benchmark("aloha_insertion").suites
+    check_lazy(env, {"front": (480, 640, 3)})
+    check_same_bits(env, seeds=(1, 2))
+    check_bad_input(env)
+    check_space(AlohaEnv("aloha_insertion"))
+
+
+@pytest.mark.parametrize("task", ["transfer_cube", "insertion"])
+def test_as_the_package_does(task):
+    """The same start, state, reward and, drawn as published, picture."""
+    from gym_aloha.env import AlohaEnv as Theirs
+
+    theirs, ours = Theirs(task, "pixels_agent_pos"), make(f"aloha_{task}", drawing="published")
+    there, here = theirs.reset(seed=7)[0], ours.reset(seed=7)[0]
+    assert np.array_equal(there["agent_pos"].astype(np.float32), here["agent_pos"])
+    action = here["agent_pos"] + np.float32(0.05)
+    there, reward, *_ = theirs.step(action)
+    here, ours_reward, *_ = ours.step(action)
+    assert np.array_equal(there["agent_pos"].astype(np.float32), here["agent_pos"])
+    assert reward == ours_reward
+    assert np.abs(there["pixels"]["top"].astype(int) - here["pixels"]["front"]).mean() < 0.5
+    ours.close()
+
+
+def test_the_last_action_holds_still(env):
+    env.begin(0)
+    start = env.look()["agent_pos"]
+    for _ in range(20):
+        here = env.step(start)[0]["agent_pos"]
+    assert np.abs(here - start).max() < 0.02
+
+
+def test_a_cube_in_the_left_gripper_is_success(env):
+    info = env.begin(0)
+    assert not info["is_success"] and info["progress"] == 0
+    rest = env.look()["agent_pos"]
+    _, data = env._simulation
+    right = data.geom("vx300s_right/10_right_gripper_finger").xpos
+    left = data.geom("vx300s_left/10_left_gripper_finger").xpos
+    seen = []
+    for at in (right, left):
+        data.joint("red_box_joint").qpos[:3] = at
+        _, reward, done, _, info = env.step(rest)
+        seen.append((reward, done, info["progress"]))
+    assert seen == [(2, False, 0.5), (4, True, 1.0)]

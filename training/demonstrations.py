@@ -1,0 +1,133 @@
+"""Demonstrations of a public benchmark's teacher, in the benchmark's layout of pictures, state and action.
+
+Trials from EVALUATION_START on are recorded: an evaluation's begin at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from backbone.errors import UserError
+from envs.contract import EvaluationEnv
+from envs.registry import BENCHMARKS, benchmark, make
+from envs.suites import EVALUATION_START, SUITES
+from training.dataset import Episode, Job, Layout, encode_png
+from training.drivers import Shakes
+from training.statistics import describe_images
+
+STATISTICS_EVERY = 8  # frames; large pictures would fill the memory
+
+
+def of_benchmarks(suites: Sequence[str]) -> bool:
+    """Whether suites are of public benchmarks. UserError where some are the tabletop's and some are not."""
+    known = {suite for found in BENCHMARKS for suite in found.suites} - set(SUITES)
+    foreign = [suite for suite in suites if suite in known]
+    if foreign and len(foreign) < len(suites):
+        own = next(suite for suite in suites if suite not in known)
+        raise UserError(f"suites: expected those of one world, got '{foreign[0]}' and '{own}'")
+    return bool(foreign)
+
+
+def survey(suites: Sequence[str]) -> tuple[Layout, dict[str, tuple[str, ...]]]:
+    """The layout of benchmark suites' frames, and the tasks of each suite. UserError where one has no teacher
+    or their layouts differ."""
+    layouts, tasks = {}, {}
+    for suite in dict.fromkeys(suites):
+        env = make(suite, pixels="lazy")
+        if env.teacher() is None:
+            raise UserError(f"suite: expected one with a teacher, got '{suite}'")
+        env.reset(seed=0)
+        layouts[suite], tasks[suite] = _layout(env), tuple(env.tasks[suite])
+        env.close()
+    first = suites[0]
+    for suite, layout in layouts.items():
+        if layout != layouts[first]:
+            raise UserError(f"suites: expected frames of one layout, '{first}' and '{suite}' have two")
+    return layouts[first], tasks
+
+
+def _layout(env: EvaluationEnv) -> Layout:
+    seen = env.look()
+    cameras = {name: picture.shape[:2] for name, picture in seen["pixels"].items()}
+    state, action = (
+        tuple(f"{part}_{i}" for i in range(size))
+        for part, size in (("state", len(seen["agent_pos"])), ("action", env.action_space.shape[0]))
+    )
+    fps = int(env.rate) if env.rate == int(env.rate) else env.rate
+    return Layout(f"steersman_{benchmark(env.suite).name}", fps, cameras, state, action)
+
+
+def plan_trials(
+    tasks: Mapping[str, Sequence[str]],
+    suites: Sequence[str],
+    episodes: int,
+    seed: int,
+    families: Sequence[str] | None,
+) -> list[Job]:
+    """Suites in turn, in each its `tasks` in turn, of each task the trials `seed`, `seed` + 1, ..."""
+    if seed < 0:
+        raise UserError(f"seed: expected 0 or more, got {seed}")
+    counts: dict[str, int] = {}
+    jobs = []
+    for n in range(episodes):
+        suite = suites[n % len(suites)]
+        known = [task for task in tasks[suite] if families is None or task in families]
+        if not known:
+            raise UserError(f"family: expected one of suite '{suite}', got {', '.join(families or ())}")
+        place = counts[suite] = counts.get(suite, -1) + 1
+        trial, task = divmod(place, len(known))
+        jobs.append(Job(suite, known[task], seed + trial))
+    return jobs
+
+
+class Demonstrator:
+    """Records whole episodes, every frame with its pictures, up to the first success."""
+
+    def __init__(self) -> None:
+        self._env: EvaluationEnv | None = None
+
+    def episode(self, job: Job, max_steps: int | None = None) -> Episode:
+        env = self._world(job)
+        env.reset(seed=EVALUATION_START + job.seed)
+        teacher = env.teacher()
+        teacher.reset()
+        driver = Shakes(np.random.default_rng([job.seed, 7]), env.action_space.low, env.action_space.high)
+        images: dict[str, list[bytes]] = {}
+        some: dict[str, list[np.ndarray]] = {}
+        rows, solved = [], False
+        while not solved and len(rows) < (max_steps or env.max_steps):
+            seen, label, instruction = env.look(), teacher.label(), env.task_description
+            for name, picture in seen["pixels"].items():
+                images.setdefault(name, []).append(encode_png(picture))
+                if len(rows) % STATISTICS_EVERY == 0:
+                    some.setdefault(name, []).append(picture)
+            action, who = driver.drive(label.action)
+            solved = bool(env.step(action)[-1]["is_success"])
+            rows.append((seen["agent_pos"], label, action, who, solved, instruction))
+        state, labels, executed, drivers, success, instructions = zip(*rows, strict=True)
+        points = [(-1.0, -1.0) if label.point is None else label.point for label in labels]
+        return Episode(
+            seed=job.seed,
+            suite=job.suite,
+            family=job.family,
+            images=images,
+            state=np.array(state, np.float32),
+            action=np.array([label.action for label in labels], np.float32),
+            action_executed=np.array(executed, np.float32),
+            target=np.array(points, np.float32),
+            driver=np.array(drivers, np.int64),
+            success=np.array(success, bool),
+            instruction=list(instructions),
+            subtask=[label.subtask for label in labels],
+            memory=[label.memory for label in labels],
+            image_stats={name: describe_images(np.stack(stack)) for name, stack in some.items()},
+        )
+
+    def _world(self, job: Job) -> EvaluationEnv:
+        if self._env is None or (self._env.suite, self._env.family) != (job.suite, job.family):
+            if self._env is not None:
+                self._env.close()
+            self._env = make(job.suite, job.family, pixels="lazy")
+        return self._env
