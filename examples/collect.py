@@ -9,6 +9,7 @@ in turn.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from training.collect import collect
 
@@ -21,6 +22,7 @@ def main(
     families: tuple[str, ...] | None = None,
     checkpoint: str | None = None,
     workers: int | None = None,
+    drawing: Literal["published", "fast"] = "published",
 ) -> int:
     """Args:
     out: the dataset; episodes that are there already are not made again.
@@ -31,8 +33,9 @@ def main(
     families: only these task families, or a benchmark's tasks.
     checkpoint: a policy to drive in turn with the teacher (DAgger).
     workers: processes; the number of cores by default.
+    drawing: of a benchmark's pictures: as its own package draws them, or fast, without shadows and the like.
     """
-    writer = collect(out, suites, episodes, seed, families, checkpoint, workers)
+    writer = collect(out, suites, episodes, seed, families, checkpoint, workers, drawing=drawing)
     solved = sum(episode["success"] for episode in writer.episodes)
     print(f"{out}: {len(writer.episodes)} episodes ({solved} solved), {writer.frames} frames")
     return 0

@@ -33,12 +33,14 @@ def main(
     keep: bool = False,
     workers: int | None = None,
     batch: int = 1,
+    drawing: Literal["published", "fast"] = "published",
     device: str | None = None,
     ray: str | None = None,
     until_sure: float | None = None,
 ) -> int:
     """Args:
-    suite: which suite of tasks.
+    suite: which suite of tasks: ours (core, long, memory, correction, perturbed, unseen) or a public
+    benchmark's (libero_10, metaworld_mt50, ogbench_scene, aloha_insertion, kitchen_complete, ...).
     episodes: how many seeds.
     seed: the first seed; the others are seed + 1, seed + 2, ...
     checkpoint: "nano" (shipped), a checkpoint directory, or somebody else's policy: ws://HOST:PORT?robot=NAME
@@ -60,6 +62,7 @@ def main(
     workers: processes; the number of cores by default.
     batch: episodes at a time in a process, their networks in one pass. An episode's outcome does not depend
     on which others ran beside it, only on this number, which rounds sums in another order.
+    drawing: of a benchmark's pictures: as its own package draws them, or fast, without shadows and the like.
     device: cpu, cuda, ...; a GPU where there is one, by default.
     ray: the address of a Ray cluster to run on ("auto": the one this machine is in), or local.
     until_sure: stop as soon as success is above or below this rate at 5%, by a test made to be looked at
@@ -67,7 +70,7 @@ def main(
     """
     check_run(episodes, seed, workers)
     late = {"clock": clock, "plan_delay": plan_delay, "chunk_delay": chunk_delay, "keep": keep}
-    how = {"steps": steps, "solver": solver, "batch": batch, "device": device}
+    how = {"steps": steps, "solver": solver, "batch": batch, "drawing": drawing, "device": device}
     settings = Settings(suite, family, checkpoint, planner, controller, execute, **how, **late)
     out = out or Path("outputs/evaluate") / "-".join(filter(None, (suite, family, planner)))
     console = Console(highlight=False)

@@ -75,7 +75,7 @@ def test_tasks_take_turns_and_trials_follow():
 def recorded(tmp_path_factory):
     pytest.importorskip("ogbench")
     root = tmp_path_factory.mktemp("recorded")
-    collect(root, ("ogbench_cube_single",), 1, seed=3, workers=0, quiet=True)
+    collect(root, ("ogbench_cube_single",), 1, seed=3, workers=0, quiet=True, drawing="fast")
     return root
 
 
@@ -100,8 +100,10 @@ def test_a_benchmarks_teacher_is_recorded(recorded):
 
 def test_collecting_again_makes_nothing_again(recorded):
     before = (recorded / "data/chunk-000/file-000.parquet").stat().st_mtime_ns
-    writer = collect(recorded, ("ogbench_cube_single",), 1, seed=3, workers=0, quiet=True)
+    writer = collect(recorded, ("ogbench_cube_single",), 1, seed=3, workers=0, quiet=True, drawing="fast")
     assert len(writer.episodes) == 1
     assert (recorded / "data/chunk-000/file-000.parquet").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="DAgger"):
-        collect(recorded, ("ogbench_cube_single",), 2, checkpoint="nano", workers=0, quiet=True)
+        collect(
+            recorded, ("ogbench_cube_single",), 2, checkpoint="nano", workers=0, quiet=True, drawing="fast"
+        )

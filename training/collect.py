@@ -183,16 +183,16 @@ def begin_worker(checkpoint: str | None) -> Levels | None:
     return load(checkpoint)
 
 
-def _start(checkpoint: str | None, foreign: bool) -> None:
+def _start(checkpoint: str | None, drawing: str | None) -> None:
     levels = begin_worker(checkpoint)
-    _set_recorder(levels, foreign)
+    _set_recorder(levels, drawing)
 
 
-def _set_recorder(levels: Levels | None, foreign: bool) -> None:
+def _set_recorder(levels: Levels | None, drawing: str | None) -> None:
     global _recorder
     from training.demonstrations import Demonstrator
 
-    _recorder = Demonstrator() if foreign else Recorder(levels)
+    _recorder = Recorder(levels) if drawing is None else Demonstrator(drawing)
 
 
 def _record(job: Job) -> Episode:
@@ -200,14 +200,18 @@ def _record(job: Job) -> Episode:
     return _recorder.episode(job)
 
 
-def _episodes(jobs: Sequence[Job], checkpoint: str | None, foreign: bool, workers: int) -> Iterator[Episode]:
-    """Episodes in the order of the jobs, made by `workers` processes (0: here)."""
+def _episodes(
+    jobs: Sequence[Job], checkpoint: str | None, drawing: str | None, workers: int
+) -> Iterator[Episode]:
+    """Episodes in the order of the jobs, made by `workers` processes (0: here). drawing: of a benchmark's
+    pictures, None on the tabletop.
+    """
     if workers == 0:
-        _start_here(checkpoint, foreign)
+        _start_here(checkpoint, drawing)
         yield from map(_record, jobs)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(checkpoint, foreign))
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(checkpoint, drawing))
     try:
         running: deque[Future[Episode]] = deque()
         waiting = iter(jobs)
@@ -221,13 +225,13 @@ def _episodes(jobs: Sequence[Job], checkpoint: str | None, foreign: bool, worker
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start_here(checkpoint: str | None, foreign: bool) -> None:
+def _start_here(checkpoint: str | None, drawing: str | None) -> None:
     levels = None
     if checkpoint is not None:
         from agent.policy import load
 
         levels = load(checkpoint)
-    _set_recorder(levels, foreign)
+    _set_recorder(levels, drawing)
 
 
 def collect(
@@ -239,12 +243,13 @@ def collect(
     checkpoint: str | None = None,
     workers: int | None = None,
     quiet: bool = False,
+    drawing: str = "published",
 ) -> DatasetWriter:
     """Make the dataset `out`, or what it lacks. See `plan_episodes` for what is in it; for the suites of a
     benchmark, `demonstrations.plan_trials`.
 
     checkpoint: a policy that drives in turn with the teacher (DAgger; the tabletop's suites alone). workers:
-    processes, all cores by default.
+    processes, all cores by default. drawing: of a benchmark's pictures, "published" or "fast".
     """
     from training.demonstrations import of_benchmarks, plan_trials, survey
 
@@ -252,7 +257,7 @@ def collect(
     if foreign and checkpoint is not None:
         raise UserError(f"checkpoint: expected a suite of the tabletop for DAgger, got '{suites[0]}'")
     if foreign:
-        layout, tasks = survey(suites)
+        layout, tasks = survey(suites, drawing)
         jobs = plan_trials(tasks, suites, episodes, seed, families)
     else:
         layout, jobs = TABLETOP, plan_episodes(suites, episodes, seed, families)
@@ -265,7 +270,7 @@ def collect(
     frames, solved, start = 0, 0, time.monotonic()
     with writer, Bar("collect", len(jobs), quiet=quiet) as bar:
         count = min(os.cpu_count() or 1 if workers is None else workers, len(missing))
-        made = _episodes(missing, checkpoint, foreign, count)
+        made = _episodes(missing, checkpoint, drawing if foreign else None, count)
         try:
             bar.update(len(jobs) - len(missing))
             for n, episode in enumerate(made):

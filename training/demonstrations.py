@@ -30,12 +30,12 @@ def of_benchmarks(suites: Sequence[str]) -> bool:
     return bool(foreign)
 
 
-def survey(suites: Sequence[str]) -> tuple[Layout, dict[str, tuple[str, ...]]]:
+def survey(suites: Sequence[str], drawing: str = "published") -> tuple[Layout, dict[str, tuple[str, ...]]]:
     """The layout of benchmark suites' frames, and the tasks of each suite. UserError where one has no teacher
     or their layouts differ."""
     layouts, tasks = {}, {}
     for suite in dict.fromkeys(suites):
-        env = make(suite, pixels="lazy")
+        env = make(suite, pixels="lazy", drawing=drawing)
         if env.teacher() is None:
             raise UserError(f"suite: expected one with a teacher, got '{suite}'")
         env.reset(seed=0)
@@ -85,7 +85,8 @@ def plan_trials(
 class Demonstrator:
     """Records whole episodes, every frame with its pictures, up to the first success."""
 
-    def __init__(self) -> None:
+    def __init__(self, drawing: str = "published") -> None:
+        self.drawing = drawing
         self._env: EvaluationEnv | None = None
 
     def episode(self, job: Job, max_steps: int | None = None) -> Episode:
@@ -129,5 +130,5 @@ class Demonstrator:
         if self._env is None or (self._env.suite, self._env.family) != (job.suite, job.family):
             if self._env is not None:
                 self._env.close()
-            self._env = make(job.suite, job.family, pixels="lazy")
+            self._env = make(job.suite, job.family, pixels="lazy", drawing=self.drawing)
         return self._env

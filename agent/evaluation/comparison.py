@@ -18,7 +18,7 @@ from agent.evaluation.statistics import rate, stratified_rate
 from backbone.errors import UserError
 
 Key = tuple[str, str, int]  # suite, family, seed
-PROTOCOL = ("suite", "execute", "world")  # settings that make a seed the same question to both
+PROTOCOL = ("suite", "execute", "world", "drawing")  # settings that make a seed the same question to both
 WEIGHTS = ("pairs", "equal")
 
 

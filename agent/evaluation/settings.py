@@ -41,6 +41,7 @@ class Settings:
     chunk_delay: float | None = None
     keep: bool = False  # promise the controller what is done while it thinks
     batch: int = 1  # episodes at a time in a process, their questions answered in one pass
+    drawing: str = "published"  # of a benchmark's pictures; "fast" leaves out shadows and the like
     device: str | None = None  # a GPU where there is one, by default
 
     def __post_init__(self):
@@ -100,7 +101,9 @@ def load_policy(settings: Settings):
 
 def build(settings: Settings, policy=None) -> tuple[EvaluationEnv, Agent]:
     """The world and the agent of these settings. `policy`: used instead of loading the checkpoint."""
-    env = make(settings.suite, settings.family, pixels="lazy")
+    of_others = benchmark(settings.suite).package is not None  # the tabletop has one way of drawing
+    options = {"drawing": settings.drawing} if of_others else {}
+    env = make(settings.suite, settings.family, pixels="lazy", **options)
     if policy is None:
         policy = load_policy(settings)
     if settings.controller == "learned" and getattr(policy, "controller", None) is not None:

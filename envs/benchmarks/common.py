@@ -110,7 +110,7 @@ class BenchmarkEnv(EvaluationEnv):
         family: str | None = None,
         render_mode: str | None = None,
         pixels: str = "always",
-        drawing: str = "fast",
+        drawing: str = "published",
     ) -> None:
         check_choice("suite", suite, tuple(self.tasks))
         if family is not None and family not in self.tasks[suite]:
