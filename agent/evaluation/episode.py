@@ -209,7 +209,7 @@ class _Log:
         if early and self.true_done is not None and self.true_done <= self.done_tick:
             early = False
         late = None
-        if success_tick is not None:
+        if success_tick is not None and after:  # where there was time to say it
             late = self.done_tick is None or self.done_tick > success_tick + after
         told = {"teacher": self.teacher, "progress_steps": self.course} if judged else {}
         return told | {

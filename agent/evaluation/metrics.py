@@ -50,7 +50,7 @@ def planner_metrics(records: Sequence[Record]) -> dict[str, Any] | None:
     if not looks:
         return None
     away = [look for look in looks if not look["near_switch"]]
-    solved = [r for r in records if r["success"]]
+    solved = [r for r in records if r["success"] and r["done_late"] is not None]
     pixels = [look["pixels"] for look in looks if "pixels" in look]
     return {
         "looks": len(looks),

@@ -192,7 +192,7 @@ class BenchmarkEnv(EvaluationEnv):
     def look(self) -> dict[str, Any]:
         self._check_begun("look")
         pictures = {name: self._draw(camera) for name, camera in self.cameras.items()}
-        return {"pixels": pictures, "agent_pos": self._agent_pos()}
+        return {"pixels": pictures, "agent_pos": self.state()}
 
     def render(self) -> np.ndarray | None:
         """(480, W, 3) uint8 through the first camera, for people; None without a render mode."""
@@ -202,6 +202,9 @@ class BenchmarkEnv(EvaluationEnv):
         seen = next(iter(self.cameras.values()))
         width = round(PERSON * seen.width / seen.height)
         return self._draw(Camera(seen.view, PERSON, width, seen.turned, smooth=2))
+
+    def state(self) -> np.ndarray:
+        return np.array(self._state(), np.float32)
 
     def initial_state(self) -> str:
         """Of where everything is and what can be seen of its state."""
@@ -230,11 +233,8 @@ class BenchmarkEnv(EvaluationEnv):
             self._pictures = Pictures(model, self.drawing)
         return self._pictures.draw(data, camera)
 
-    def _agent_pos(self) -> np.ndarray:
-        return np.array(self._state(), np.float32)
-
     def _observation(self) -> dict[str, Any]:
-        return self.look() if self.pixels == "always" else {"pixels": None, "agent_pos": self._agent_pos()}
+        return self.look() if self.pixels == "always" else {"pixels": None, "agent_pos": self.state()}
 
     def _info(self) -> dict[str, Any]:
         return {
