@@ -21,11 +21,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from agent.evaluation import page
 from agent.evaluation.statistics import quantile, wilson
 from agent.loop import Step
 
 RATE = 20  # control ticks a second
 HISTORY = 8  # subtasks shown
+MARKS = {"good": "green", "bad": "red", "warn": "yellow", "dim": "dim", "strong": "bold"}
 
 
 class EpisodeView:
@@ -172,6 +174,22 @@ class EvaluationView:
         if not self.rich and (finished == total or finished % 10 == 0):
             line = f"{finished}/{total}: {sum(every)} of {len(every)} solved, {self._errors} errors"
             self.console.print(line, highlight=False, markup=False)
+
+
+def shown(table: page.Table) -> Table:
+    """A page's table for the terminal."""
+    out = Table(title=table.about or None, title_justify="left")
+    for number, name in enumerate(table.columns):
+        out.add_column(name, justify="left" if number in table.left else "right")
+    for row in table.rows:
+        out.add_row(*map(_marked, row))
+    return out
+
+
+def _marked(cell: str | page.Cell) -> Text:
+    cell = page.Cell(cell) if isinstance(cell, str) else cell
+    first, *below = cell.text.split("\n")
+    return Text("\n").join([Text(first, MARKS.get(cell.mark, "")), *(Text(line, "dim") for line in below)])
 
 
 def summary_table(summary: dict[str, Any]) -> Table:

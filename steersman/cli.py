@@ -8,7 +8,7 @@ import sys
 COMMANDS = {
     "rollout": "watch the shipped agent read an instruction and do it; saves a video",
     "evaluate": "success over many seeds, with intervals, per family",
-    "report": "a page from the results of one run, or of several side by side",
+    "report": "a page from the results of one run, of several side by side, or of blame",
     "compare": "is one agent better than another? results on the same seeds, pair by pair",
     "blame": "which level fails, and does the language matter: planners x controllers",
     "collect": "demonstrations and DAgger rounds, written as a LeRobot dataset",

@@ -11,6 +11,7 @@ import torch
 from agent.evaluation import blame as B
 from agent.evaluation import counterfactual as C
 from agent.evaluation import planners as P
+from agent.evaluation.blamepage import losses_table, matrix_table
 from agent.evaluation.episode import run_episode
 from agent.evaluation.runner import evaluate, gather
 from agent.evaluation.settings import Settings, build
@@ -18,6 +19,7 @@ from agent.evaluation.store import Store
 from agent.loop import Agent
 from agent.oracle import ObedientController, OraclePlanner
 from agent.policy import Policy
+from agent.terminal import shown
 from backbone.errors import UserError
 from backbone.observation import Observation
 from envs.suites import EVALUATION_START
@@ -344,11 +346,9 @@ def test_blame_refuses_in_one_line(capsys, tmp_path):
 def test_the_tables_say_what_was_found(matrix, capsys):
     from rich.console import Console
 
-    import examples.blame as command
-
     out, rows, report = matrix
     console = Console(width=100)
-    console.print(command.matrix_table(report), command.losses_table(report))
+    console.print(shown(matrix_table(report)), shown(losses_table(report)))
     text = capsys.readouterr().out
     assert all(row in text for row in rows) and "2/2 = 100% (34% to 100%)" in text
     assert "-100 points (-100 to" in text and "language" in text

@@ -24,6 +24,8 @@ from agent.evaluation.store import Record, Store, fingerprint, make_folder, writ
 ROWS = ("learned", "oracle", "frozen", "shuffled", "empty", "words-only", "point-only")
 COLUMNS = ("learned", "obedient")  # the network's own hand, and the teacher's doing as it is told
 COUNTERFACTUALS = "counterfactuals"
+BLAME = "blame.json"
+NOT_RUN = "not run"
 TINY = 0.05  # a loss below this is none
 _NOTHING_TOLD = "the teacher's hand does what it is told, and this tells it nothing to do"
 NO_SENSE = {("empty", "obedient"): _NOTHING_TOLD, ("point-only", "obedient"): _NOTHING_TOLD}
@@ -79,30 +81,15 @@ def blame(
     seeds = list(seeds)
     make_folder(out)
     rows = (*rows, "typed") if settings.plan is not None and "typed" not in rows else tuple(rows)
-    found: dict[str, dict[str, Any]] = {}
     records: dict[str, list[Record]] = {}
     for cell in cells(rows, columns):
-        found[cell.name] = {"planner": cell.planner, "controller": cell.controller}
-        if cell.absent:
-            found[cell.name]["absent"] = cell.absent
-            continue
-        plan = settings.plan if cell.planner == "typed" else None
-        here = replace(settings, planner=cell.planner, controller=cell.controller, plan=plan)
-        records[cell.name] = _records(here, seeds, out / cell.name, workers, policy, begin)
-        summary = summarize(*_split(records[cell.name]))
-        found[cell.name] |= {key: summary[key] for key in ("overall", "families", "progress", "errors")}
-    base = f"{rows[0]}-{columns[0]}"
-    for name, some in records.items():
-        if name != base:
-            found[name]["difference"] = difference(some, records[base])
+        if not cell.absent:
+            plan = settings.plan if cell.planner == "typed" else None
+            here = replace(settings, planner=cell.planner, controller=cell.controller, plan=plan)
+            records[cell.name] = _records(here, seeds, out / cell.name, workers, policy, begin)
     report = {
         "settings": dataclasses.asdict(settings) | {"seed": seeds[0], "episodes": len(seeds)},
-        "base": base,
-        "rows": list(rows),
-        "columns": list(columns),
-        "cells": found,
-        "losses": losses(records, columns[0]),
-        "warnings": warnings(records, columns[0]),
+        **tell(records, rows, columns),
         "checkpoint_sha256": None if policy is not None else fingerprint(settings),
         **provenance(),
     }
@@ -111,10 +98,38 @@ def blame(
         begun = begin(COUNTERFACTUALS, len(seeds))
         store = Store(out / COUNTERFACTUALS, here, policy)
         trials = gather(here, seeds, store, workers, policy, begun, counterfactual.measure)
-        report["counterfactuals"] = counterfactual.rows(trials)
-        report["counterfactual_errors"] = sum(bool(r.get("error")) for r in trials)
-    write_json(out / "blame.json", report)
+        report |= tell_counterfactuals(trials)
+    write_json(out / BLAME, report)
     return report
+
+
+def tell(records: dict[str, list[Record]], rows: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+    """What the cells' records say: {base, rows, columns, cells, losses, warnings}. A cell without records is
+    `absent`, for a reason or because it was not run."""
+    base, found = f"{rows[0]}-{columns[0]}", {}
+    for cell in cells(rows, columns):
+        row = found[cell.name] = {"planner": cell.planner, "controller": cell.controller}
+        if cell.name not in records:
+            row["absent"] = cell.absent or NOT_RUN
+            continue
+        summary = summarize(*_split(records[cell.name]))
+        row |= {key: summary[key] for key in ("overall", "families", "progress", "errors")}
+        if cell.name != base and base in records:
+            row["difference"] = difference(records[cell.name], records[base])
+    return {
+        "base": base,
+        "rows": list(rows),
+        "columns": list(columns),
+        "cells": found,
+        "losses": losses(records, columns[0]),
+        "warnings": warnings(records, columns[0]),
+    }
+
+
+def tell_counterfactuals(records: Sequence[Record]) -> dict[str, Any]:
+    """What the counterfactuals' records say."""
+    errors = sum(bool(r.get("error")) for r in records)
+    return {"counterfactuals": counterfactual.rows(records), "counterfactual_errors": errors}
 
 
 def difference(first: Sequence[Record], second: Sequence[Record]) -> dict[str, float | int]:

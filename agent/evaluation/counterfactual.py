@@ -31,6 +31,11 @@ from envs.tabletop.world import Snapshot, World
 from highlevel.plan import DONE, Plan, Target
 
 Record = dict[str, Any]
+HEADINGS = {
+    "command": "told otherwise",  # another subtask that can be done there, with its point
+    "place": "pointed elsewhere",  # and the words as they were
+    "instruction": "asked otherwise",  # another instruction for the scene: the planner's first subtask
+}
 LASTING = 3  # ticks
 MOMENTS = 2  # decision points of an episode, of those there are
 LIMIT = 120  # ticks that a command may take; the teacher needs less than half of that
@@ -186,7 +191,7 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """
     trials = [trial for record in records if not record.get("error") for trial in record["trials"]]
     out = []
-    for what in ("command", "place", "instruction"):
+    for what in HEADINGS:
         of = [trial for trial in trials if trial["what"] == what]
         for kind in [*sorted({trial["kind"] for trial in of}), "all"]:
             some = [trial for trial in of if kind in ("all", trial["kind"])]

@@ -252,8 +252,8 @@ def _course(axes, margins, course, end: float) -> None:
 
 
 @drawn
-def spans(rows: Sequence[tuple[str, float, float, float]], label: str):
-    """Rows of (label, 10%, median, 90%) as lines with a dot."""
+def spans(rows: Sequence[tuple[str, float, float, float]], label: str, zero: bool = False):
+    """Rows of (label, low, middle, high) as lines with a dot. zero: mark it, and show what is below it."""
     if not rows:
         return None
     figure, axes = _axes(0.7 + 0.26 * len(rows))
@@ -262,6 +262,32 @@ def spans(rows: Sequence[tuple[str, float, float, float]], label: str):
         axes.plot([middle], [y], "o", color=INK, markersize=4.5)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=label)
-    axes.set_xlim(left=0)
+    if zero:
+        axes.axvline(0.0, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
+    else:
+        axes.set_xlim(left=0)
     axes.grid(False, axis="y")
+    return figure
+
+
+@drawn
+def heat(rows: Sequence[str], columns: Sequence[str], shares: Sequence[Sequence[float | None]]):
+    """A square for each share, the fuller the higher, with its number; None of nothing."""
+    if not rows or not columns:
+        return None
+    from matplotlib.patches import Rectangle
+
+    figure, axes = _axes(0.4 + 0.3 * len(rows))
+    for y, line in enumerate(shares):
+        for x, value in enumerate(line):
+            if value is not None:
+                axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=ACCENT, alpha=0.55 * value))
+                axes.text(x, y, f"{value:.0%}", ha="center", va="center", fontsize=8)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
     return figure

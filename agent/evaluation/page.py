@@ -15,7 +15,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table with a mark: good, bad, warn or dim."""
+    """A cell of a table with a mark: good, bad, warn, dim or strong. What is below its first line is smaller
+    print."""
 
     text: str
     mark: str = ""
@@ -159,7 +160,9 @@ def _html_table(table: Table) -> str:
     def cell(number: int, value: str | Cell, tag: str = "td") -> str:
         value = value if isinstance(value, Cell) else Cell(value)
         marks = " ".join(filter(None, ("left" if number in table.left else "", value.mark)))
-        return f"<{tag}{_class(marks)}>{escape(value.text)}</{tag}>"
+        first, _, below = escape(value.text).partition("\n")
+        below = f"<small>{below}</small>" if below else ""
+        return f"<{tag}{_class(marks)}>{first}{below}</{tag}>"
 
     head = "".join(cell(i, c, "th") for i, c in enumerate(table.columns))
     rows = "\n".join("<tr>" + "".join(cell(i, c) for i, c in enumerate(row)) + "</tr>" for row in table.rows)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from agent.evaluation.metrics import summarize
 from backbone.errors import UserError
 
 Record = dict[str, Any]
+EPISODES = "episodes.jsonl"
 NEEDED = {
     "family": str,
     "instruction": str,
@@ -28,6 +29,8 @@ NEEDED = {
     "looks": list,
     "timings": dict,
 }  # without these an episode cannot be told
+CUT = "{}: line {} is cut off, as a killed run leaves it; left out"
+MOST = 6  # disagreements that are told
 
 
 @dataclass
@@ -59,20 +62,18 @@ def read_results(folder: Path | str, name: str | None = None) -> Results:
         raise UserError(
             f"results: expected a folder that `steersman evaluate` wrote, found none at '{folder}'"
         )
-    path = folder / "episodes.jsonl"
+    path = folder / EPISODES
     if not path.is_file():
         raise UserError(f"results: expected {path} with the episodes' records, found none")
-    lines, warnings = _read_lines(path)
-    by_seed: dict[int, Record] = {}
-    for record in lines:
-        if not record.get("error") or by_seed.get(record["seed"], {"error": True}).get("error"):
-            by_seed[record["seed"]] = record  # an episode that failed once and was run again counts as run
+    lines, cut = read_lines(path, _wrong)
+    warnings = [] if cut is None else [CUT.format(path.name, cut)]
+    by_seed = last_of_each([record for _, record in lines])
     if not by_seed:
         raise UserError(f"results: expected records of episodes in {path}, found none")
     every = [by_seed[seed] for seed in sorted(by_seed)]
     records = [r | derive(r) for r in every if not r.get("error")]
     errors = [r | {"reason": "software_error"} for r in every if r.get("error")]
-    run = _read_object(folder / "run.json")
+    run = read_object(folder / "run.json")
     if not run:
         warnings.append("run.json is missing or unreadable: the settings of these episodes are not known")
     warnings += _odd(records, run)
@@ -81,39 +82,61 @@ def read_results(folder: Path | str, name: str | None = None) -> Results:
     return found
 
 
-def _read_lines(path: Path) -> tuple[list[Record], list[str]]:
-    text = path.read_bytes().decode(errors="replace")
-    lines, found, warnings = text.split("\n"), [], []
+def read_lines(
+    path: Path, wrong: Callable[[Record], str | None]
+) -> tuple[list[tuple[int, Record]], int | None]:
+    """The records with the numbers of their lines, and the number of a last line that a killed run left cut
+    off. UserError with file and line of what is no record.
+
+    wrong: what a finished record lacks, in the words of an error.
+    """
+    found, lines = [], path.read_bytes().decode(errors="replace").split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except ValueError:
-            if number == len(lines):  # no line end: the run was killed while it wrote
-                warnings.append(f"{path.name}: line {number} is cut off, as a killed run leaves it; left out")
-                continue
+            if number == len(lines):  # no line end
+                return found, number
             raise UserError(f"{path}: line {number}: expected a record of an episode, got no JSON") from None
-        wrong = _wrong(record)
-        if wrong:
-            raise UserError(f"{path}: line {number}: expected {wrong}")
-        found.append(record)
-    return found, warnings
+        problem = _no_record(record) or (None if record.get("error") else wrong(record))
+        if problem:
+            raise UserError(f"{path}: line {number}: expected {problem}")
+        found.append((number, record))
+    return found, None
 
 
-def _wrong(record: Any) -> str | None:
-    """What a record lacks, in the words of an error; None if it can be told."""
+def _no_record(record: Any) -> str | None:
     if not isinstance(record, dict):
         return f"a record of an episode, got {type(record).__name__}"
     if not isinstance(record.get("seed"), int) or isinstance(record["seed"], bool):
         return f"a whole number as seed, got {record.get('seed')!r}"
-    if record.get("error"):
-        return None
-    for key, kinds in NEEDED.items():
+    return None
+
+
+def last_of_each(records: Sequence[Record]) -> dict[int, Record]:
+    """By seed. An episode that failed once and was run again counts as run."""
+    by_seed: dict[int, Record] = {}
+    for record in records:
+        if not record.get("error") or by_seed.get(record["seed"], {"error": True}).get("error"):
+            by_seed[record["seed"]] = record
+    return by_seed
+
+
+def lacks(record: Record, needed: Mapping[str, Any]) -> str | None:
+    """Which of the needed keys, given with their types, is not there or of another type."""
+    for key, kinds in needed.items():
         if key not in record:
             return f"'{key}' in the record of seed {record['seed']}, found none"
         if not isinstance(record[key], kinds):
             return f"'{key}' of another kind in the record of seed {record['seed']}, got {record[key]!r:.60}"
+    return None
+
+
+def _wrong(record: Record) -> str | None:
+    if problem := lacks(record, NEEDED):
+        return problem
     try:
         derive(record)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -148,7 +171,7 @@ def disagreements(results: Results, by_seed: dict[int, Record]) -> list[str]:
         return [
             "there is no summary.json: the run was not finished; what follows is of the episodes that were"
         ]
-    written = _read_object(path)
+    written = read_object(path)
     if not written:
         return [f"{path.name} is unreadable (nothing here is taken from it)"]
     settings = written.get("settings", {})
@@ -168,11 +191,15 @@ def disagreements(results: Results, by_seed: dict[int, Record]) -> list[str]:
             "the run stopped early because of its outcomes; Wilson's intervals are for a number of episodes "
             "fixed beforehand (the sequential test has its own, in summary.json)"
         )
-    computed = summarize(records, errors)
+    return missing + differing(summarize(records, errors), written, path.name)
+
+
+def differing(computed: Any, written: Any, name: str) -> list[str]:
+    """A line for each number of the file `name` that differs from the computed one; a few of many."""
     lines = list(_differences(computed, written, ""))
-    if len(lines) > 6:
-        lines = lines[:6] + [f"and {len(lines) - 6} more"]
-    return missing + [f"summary.json disagrees with its records: {line}" for line in lines]
+    if len(lines) > MOST:
+        lines = lines[:MOST] + [f"and {len(lines) - MOST} more"]
+    return [f"{name} disagrees with its records: {line}" for line in lines]
 
 
 def _differences(computed: Any, written: Any, where: str):
@@ -181,6 +208,9 @@ def _differences(computed: Any, written: Any, where: str):
         for key in computed:
             if key in written:
                 yield from _differences(computed[key], written[key], f"{where}.{key}" if where else str(key))
+    elif isinstance(computed, list) and isinstance(written, list) and len(computed) == len(written):
+        for number, pair in enumerate(zip(computed, written, strict=True)):
+            yield from _differences(*pair, f"{where}[{number}]")
     elif isinstance(computed, float) and isinstance(written, (int, float)):
         if not math.isclose(computed, written, rel_tol=1e-9, abs_tol=1e-9):
             yield f"{where} is {written:.6g} there, {computed:.6g} in the records"
@@ -188,7 +218,8 @@ def _differences(computed: Any, written: Any, where: str):
         yield f"{where} is {written!r:.40} there, {computed!r:.40} in the records"
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """A file's JSON object; {} where there is none."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
