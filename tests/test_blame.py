@@ -352,3 +352,12 @@ def test_the_tables_say_what_was_found(matrix, capsys):
     text = capsys.readouterr().out
     assert all(row in text for row in rows) and "2/2 = 100% (34% to 100%)" in text
     assert "-100 points (-100 to" in text and "language" in text
+
+
+def test_what_other_worlds_do_not_have():
+    kinds = {c.name: c.absent for c in cells(suite="libero_10")}
+    assert not kinds["learned-learned"] and not kinds["empty-learned"]
+    assert "no scripted teacher" in kinds["oracle-learned"]
+    assert "the tabletop's alone" in kinds["shuffled-learned"]
+    assert all(kinds[name] for name in kinds if name.endswith("obedient"))
+    assert not {c.name: c.absent for c in cells(suite="ogbench_scene")}["oracle-learned"]

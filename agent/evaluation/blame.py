@@ -20,6 +20,7 @@ from agent.evaluation.provenance import provenance
 from agent.evaluation.runner import Watcher, evaluate, gather
 from agent.evaluation.settings import Settings
 from agent.evaluation.store import Record, Store, fingerprint, make_folder, write_json
+from envs.registry import Benchmark, benchmark
 
 ROWS = ("learned", "oracle", "frozen", "shuffled", "empty", "words-only", "point-only")
 COLUMNS = ("learned", "obedient")  # the network's own hand, and the teacher's doing as it is told
@@ -58,8 +59,16 @@ class Cell:
         return f"{self.planner}-{self.controller}"
 
 
-def cells(rows: Sequence[str] = ROWS, columns: Sequence[str] = COLUMNS) -> list[Cell]:
-    return [Cell(row, column, NO_SENSE.get((row, column), "")) for column in columns for row in rows]
+def cells(rows: Sequence[str] = ROWS, columns: Sequence[str] = COLUMNS, suite: str = "core") -> list[Cell]:
+    return [Cell(row, column, _absent(row, column, benchmark(suite))) for column in columns for row in rows]
+
+
+def _absent(row: str, column: str, where: Benchmark) -> str:
+    if where.package is not None and (row in ("shuffled", "typed") or column == "obedient"):
+        return "the tabletop's alone: what can be done elsewhere, and whether it has been, nobody here knows"
+    if row == "oracle" and not where.teacher:
+        return f"{where.name} has no scripted teacher"
+    return NO_SENSE.get((row, column), "")
 
 
 def blame(
@@ -76,24 +85,25 @@ def blame(
     """Run every cell and return the report, also written to OUT/blame.json.
 
     settings: suite, checkpoint and so on; planner and controller are set here, and a plan adds the row
-    "typed". The first row and column are what all is compared with. told: counterfactuals too.
+    "typed". The first row and column are what all is compared with. told: counterfactuals too (of the
+    tabletop).
     """
     seeds = list(seeds)
     make_folder(out)
     rows = (*rows, "typed") if settings.plan is not None and "typed" not in rows else tuple(rows)
     records: dict[str, list[Record]] = {}
-    for cell in cells(rows, columns):
+    for cell in cells(rows, columns, settings.suite):
         if not cell.absent:
             plan = settings.plan if cell.planner == "typed" else None
             here = replace(settings, planner=cell.planner, controller=cell.controller, plan=plan)
             records[cell.name] = _records(here, seeds, out / cell.name, workers, policy, begin)
     report = {
         "settings": dataclasses.asdict(settings) | {"seed": seeds[0], "episodes": len(seeds)},
-        **tell(records, rows, columns),
+        **tell(records, rows, columns, settings.suite),
         "checkpoint_sha256": None if policy is not None else fingerprint(settings),
         **provenance(),
     }
-    if told:
+    if told and benchmark(settings.suite).package is None:
         here = replace(settings, planner="learned", controller=columns[0], plan=None)
         begun = begin(COUNTERFACTUALS, len(seeds))
         store = Store(out / COUNTERFACTUALS, here, policy)
@@ -103,11 +113,13 @@ def blame(
     return report
 
 
-def tell(records: dict[str, list[Record]], rows: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+def tell(
+    records: dict[str, list[Record]], rows: Sequence[str], columns: Sequence[str], suite: str = "core"
+) -> dict[str, Any]:
     """What the cells' records say: {base, rows, columns, cells, losses, warnings}. A cell without records is
     `absent`, for a reason or because it was not run."""
     base, found = f"{rows[0]}-{columns[0]}", {}
-    for cell in cells(rows, columns):
+    for cell in cells(rows, columns, suite):
         row = found[cell.name] = {"planner": cell.planner, "controller": cell.controller}
         if cell.name not in records:
             row["absent"] = cell.absent or NOT_RUN

@@ -65,14 +65,16 @@ def read_blame(folder: Path, name: str | None = None) -> Blame:
     written = read_object(folder / BLAME)
     rows, columns = _layout(folder, written)
     runs: dict[str, Results] = {}
-    for cell in cells(rows, columns):
+    suite = written.get("settings", {}).get("suite", "core")
+    for cell in cells(rows, columns, suite):
         if not cell.absent and _begun(folder / cell.name):
             runs[cell.name] = read_results(folder / cell.name)
     if not runs:
         raise UserError(
             f"blame: expected a folder PLANNER-CONTROLLER with episodes in '{folder}', found none"
         )
-    report = tell({name: run.records + run.errors for name, run in runs.items()}, rows, columns)
+    records = {name: run.records + run.errors for name, run in runs.items()}
+    report = tell(records, rows, columns, suite)
     notes = _unfinished(runs, report) + _read_notes(runs) + _mixed(runs)
     trials, more = _trials(folder / COUNTERFACTUALS)
     if trials or "counterfactuals" in written:
