@@ -11,6 +11,7 @@ import torch
 from agent.evaluation import blame as B
 from agent.evaluation import counterfactual as C
 from agent.evaluation import planners as P
+from agent.evaluation.blame import cells
 from agent.evaluation.blamepage import losses_table, matrix_table
 from agent.evaluation.episode import run_episode
 from agent.evaluation.runner import evaluate, gather
