@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from agent.asks import Ask, Asking, run_alone
 from agent.clock import SYNC, Clock
+from agent.step import Answer, Step
 from backbone.errors import PolicyError, UserError
 from backbone.observation import History, Observation
 from highlevel.plan import Plan
@@ -35,48 +35,6 @@ from lowlevel.controller import ActionChunk, Controller
 
 DONE_LOOKS = 2  # looks in a row that must say "done"
 RETRY = 4  # ticks until the next look after one that gave no chunk
-
-
-@dataclass(frozen=True)
-class Step:
-    """What the agent did in one control tick.
-
-    action: (A,) float32 in robot units. subtask: the text that conditioned it. plan: the plan in force.
-    events: what happened, among "planned", "replanned" (the subtask changed), "corrected" (a new instruction
-    is in force), "held", "done", and "planner failed: ..." (or "controller"; "garbled" instead of "failed"
-    where the text was at fault and not the software).
-    looked: whether this tick used an observation; then `said` is what the planner wrote (also a "done" that
-    is not believed yet) and `seconds` is what plan and chunk took together, of which the levels themselves
-    took `thinking`; `waited` is how long their questions waited for those of others. Under a realtime clock
-    `said` comes `age` ticks after the observation that it was written on.
-    """
-
-    action: np.ndarray
-    subtask: str
-    plan: Plan | None
-    events: tuple[str, ...] = ()
-    looked: bool = False
-    said: Plan | None = None
-    done: bool = False
-    revision: int = 0
-    seconds: float = 0.0
-    thinking: float = 0.0
-    waited: float = 0.0
-    age: int = 0
-
-
-@dataclass
-class _Answer:
-    """What a look led to, and the tick in which it is there. used: actions done when the look began."""
-
-    lane: str
-    asked: int
-    at: int
-    revision: int
-    used: int
-    said: Plan | None = None
-    chunk: ActionChunk | None = None
-    failed: list[str] = field(default_factory=list)
 
 
 class Agent:
@@ -146,7 +104,7 @@ class Agent:
         self.revision += 1
         self.failures = 0
         self._now = 0  # ticks
-        self._answers: list[_Answer] = []  # that are not there yet
+        self._answers: list[Answer] = []  # that are not there yet
         self._due = dict.fromkeys(self._lanes, 0)  # the tick of each lane's next look
         self._chunk: ActionChunk | None = None
         self._used = 0  # actions of the chunk that are done or passed over
@@ -250,7 +208,7 @@ class Agent:
             observation = self._past.add(observation)
         return observation
 
-    def _hear(self, events: list[str]) -> _Answer | None:
+    def _hear(self, events: list[str]) -> Answer | None:
         """Take what is there by now; the last answer in which the planner said something."""
         there = [answer for answer in self._answers if answer.at <= self._now]
         self._answers = [answer for answer in self._answers if answer.at > self._now]
@@ -292,7 +250,7 @@ class Agent:
         """Plan (not in the lane "chunk"), then make a chunk for the plan that will be in force (not in the
         lane "plan") -> what was asked.
         """
-        answer = _Answer(lane, self._now, self._now, self.revision, self._done_actions)
+        answer = Answer(lane, self._now, self._now, self.revision, self._done_actions)
         asked: list[Ask] = []
         plan, clock = self.plan, self.clock
         if lane != "chunk":

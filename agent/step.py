@@ -1,0 +1,52 @@
+"""What an agent did in a tick, and what comes of a look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from highlevel.plan import Plan
+from lowlevel.controller import ActionChunk
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the agent did in one control tick.
+
+    action: (A,) float32 in robot units. subtask: the text that conditioned it. plan: the plan in force.
+    events: what happened, among "planned", "replanned" (the subtask changed), "corrected" (a new instruction
+    is in force), "held", "done", and "planner failed: ..." (or "controller"; "garbled" instead of "failed"
+    where the text was at fault and not the software).
+    looked: whether this tick used an observation; then `said` is what the planner wrote (also a "done" that
+    is not believed yet) and `seconds` is what plan and chunk took together, of which the levels themselves
+    took `thinking`; `waited` is how long their questions waited for those of others. Under a realtime clock
+    `said` comes `age` ticks after the observation that it was written on.
+    """
+
+    action: np.ndarray
+    subtask: str
+    plan: Plan | None
+    events: tuple[str, ...] = ()
+    looked: bool = False
+    said: Plan | None = None
+    done: bool = False
+    revision: int = 0
+    seconds: float = 0.0
+    thinking: float = 0.0
+    waited: float = 0.0
+    age: int = 0
+
+
+@dataclass
+class Answer:
+    """What a look led to, and the tick in which it is there. used: actions done when the look began."""
+
+    lane: str
+    asked: int
+    at: int
+    revision: int
+    used: int
+    said: Plan | None = None
+    chunk: ActionChunk | None = None
+    failed: list[str] = field(default_factory=list)
