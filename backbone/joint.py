@@ -93,7 +93,7 @@ def token_loss(
 
 
 def flow(network: nn.Module, encoded: Encoded, batch: dict, samples: int = 1) -> dict:
-    """Flow matching on the prefix, `samples` noisy chunks each."""
+    """Flow matching on the prefix, `samples` noisy chunks each. batch: see `losses`; also "weight" (B,)."""
     actions = network.action_norm(batch["actions"])[:, None]
     count, horizon, dims = len(actions), actions.shape[2], actions.shape[3]
     device = actions.device
@@ -116,7 +116,8 @@ def flow(network: nn.Module, encoded: Encoded, batch: dict, samples: int = 1) ->
     weight = (real[:, None, :, None] & wide[:, None, None, :]).float().expand_as(velocity)
     squared = (velocity - (noise - actions)).square() * weight
     sums, counts = squared.sum((1, 2, 3)), weight.sum((1, 2, 3))
-    loss = sums.sum() / counts.sum().clamp(min=1)
+    worth = batch.get("weight", torch.ones_like(sums))
+    loss = (sums * worth).sum() / (counts * worth).sum().clamp(min=1e-6)
     return {"flow_loss": loss, "flow": {"sums": sums, "counts": counts, "velocity": velocity}}
 
 

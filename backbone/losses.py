@@ -49,9 +49,3 @@ def point(scores: Tensor, points: Tensor, weight: Tensor, sigma: float, pixels: 
 def sample_time(shape: tuple[int, ...], device) -> Tensor:
     """Flow times, Beta(1.5, 1) * 0.999 + 0.001: more of them near noise (t = 1)."""
     return torch.rand(shape, device=device) ** (1 / 1.5) * 0.999 + 0.001
-
-
-def flow(predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """Velocities (B, F, H, A), valid (B, H) bool, weight (B,)."""
-    squared = (predicted - target).square().mean((1, 3))  # (B, H)
-    return {"flow_loss": mean(squared, valid * weight[:, None])}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from backbone import joint, losses, prefix
 from backbone.attention import mask_bias, project
-from backbone.cache import Beside, Collect
+from backbone.cache import Collect
 from backbone.config import Preset
 from backbone.embeddings import StateToken, TextEmbedding
 from backbone.layout import Layout
@@ -135,7 +135,8 @@ class Network(nn.Module):
 
         planner: images, state (B, 8), instruction_ids, memory_ids, target_ids (B, L; `Updated Memory:` first,
         <point> or <eos> last, padded), point (B, 2; nan if none), weight (B,).
-        controller: images, state, plan_ids, actions (B, H, A) in robot units, valid (B, H) bool, weight (B,).
+        controller: images, state, plan_ids, actions (B, H, A) in robot units, valid (B, H) bool, weight (B,),
+        and what else `joint.flow` takes.
         Returns "loss" = weighted sum of "text_loss", "scene_loss", "point_loss", "flow_loss" (those that
         apply), and metrics.
         """
@@ -181,16 +182,7 @@ class Network(nn.Module):
 
     def _controller_losses(self, batch: dict, samples: int) -> dict[str, Tensor]:
         encoded = self.encode(self._shortened(self.layout.controller, batch), batch)
-        actions = self.action_norm(batch["actions"])[:, None]  # (B, 1, H, A)
-        noise = torch.randn(len(actions), samples, *actions.shape[2:], device=actions.device)
-        time = losses.sample_time(noise.shape[:2], noise.device)  # (B, F)
-        noisy = torch.lerp(actions, noise, time[..., None, None])
-        positions, mask = self.suffix_view(encoded.layout, encoded.valid, samples)
-        memory = Beside(encoded.memory, self.preset.knowledge_insulation)
-        bias = mask_bias(mask, noisy.dtype)
-        predicted = self.velocity(noisy, self.modulation(time), positions, bias, memory)
-        weight = batch.get("weight", torch.ones(len(actions), device=actions.device))
-        return losses.flow(predicted, noise - actions, batch["valid"], weight)
+        return {"flow_loss": joint.flow(self, encoded, batch, samples)["flow_loss"]}
 
     def suffix_view(self, layout: Layout, valid: Tensor, chunks: int) -> tuple[Tensor, Tensor]:
         """Rotary positions and mask (B, F * H, n + F * H) of F chunks that share a prefix of n columns."""

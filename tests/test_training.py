@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_dataset import fake_episode
 
+from backbone import checkpoint
 from backbone.errors import UserError
 from backbone.tokenizer import EOS, POINT, Tokenizer
 from envs.tabletop.language import all_words
@@ -172,8 +173,6 @@ def test_a_resumed_run_has_the_same_losses(cache, tmp_path):
 
 
 def test_a_run_leaves_a_policy_with_the_averaged_weights(cache, tmp_path):
-    from backbone import checkpoint
-
     trainer = small_run(cache.root, tmp_path / "run", steps=3, planner_weight=0.0)
     trainer.run()
     network, _ = checkpoint.load(tmp_path / "run/policy")
@@ -185,6 +184,16 @@ def test_a_run_leaves_a_policy_with_the_averaged_weights(cache, tmp_path):
     assert torch.equal(next(again.bare.parameters()), parameter)
     with pytest.raises(UserError, match="--minutes or --steps"):
         Config()
+
+
+def test_a_run_with_delays_says_so_and_goes_on_from_a_network_without(cache, tmp_path):
+    small_run(cache.root, tmp_path / "plain", steps=1).run()
+    plain = tmp_path / "plain" / "policy"
+    assert checkpoint.preset(plain).trained_delay == 0
+    small_run(cache.root, tmp_path / "late", steps=2, init=str(plain), trained_delay=4).run()
+    assert checkpoint.preset(tmp_path / "late" / "policy").trained_delay == 4
+    with pytest.raises(UserError, match="--trained-delay from 0 to 9, got 10"):
+        small_run(cache.root, tmp_path / "none", steps=1, init=str(plain), trained_delay=10)
 
 
 def test_what_hardly_moves_is_not_blown_up():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from backbone.config import Preset
 from backbone.errors import UserError
 from training.batches import Jitter
 from training.dropout import Dropout
@@ -36,6 +37,8 @@ class Config:
         evaluate_episodes: episodes of each of those.
         datasets: nano: use only what the cache holds of these datasets, by their folders' names; the pi
             family: LeRobot v3 datasets, by their paths or hub ids.
+        trained_delay: most actions that are already promised, drawn anew for each chunk (training-time
+            real-time chunking); the checkpoint's or preset's own by default.
         cache: nano: the training cache, built by `python -m training.cache`.
         planner_batch: nano: samples of a planner's batch, in each process.
         controller_batch: nano: samples of a controller's batch, in each process.
@@ -59,7 +62,6 @@ class Config:
         keep_normalisation: pi: that of the checkpoint instead of the datasets'.
         train: pi: all weights, or the action expert's only.
         insulated: pi: keep the flow loss out of the backbone; by default if something else teaches it.
-        trained_delay: pi: most actions that are already promised (training-time real-time chunking).
         z_weight: pi: of the squared log-partition of the text.
         recompute: pi: compute blocks again in the backward pass; slower, in far less memory.
         sizes: pi: of a tiny network from scratch (horizon 10 prompt 80 fast_words 512).
@@ -91,6 +93,7 @@ class Config:
     evaluate_episodes: int = 24
     datasets: tuple[str, ...] | None = None
     log_steps: int = 50
+    trained_delay: int | None = None
     # nano's, up to `batch`; after it the pi family's: see `only`
     cache: Path = Path("data/cache")
     planner_batch: int = 16
@@ -112,7 +115,6 @@ class Config:
     keep_normalisation: bool = False
     train: Literal["all", "expert"] = "all"
     insulated: bool | None = None
-    trained_delay: int | None = None
     z_weight: float = 0.0
     recompute: bool = False
     sizes: dict[str, int] | None = None
@@ -126,6 +128,13 @@ class Config:
             raise UserError("train: expected --minutes or --steps, got neither")
         if self.planner_weight <= 0 and self.controller_weight <= 0:
             raise UserError("train: expected a positive --planner-weight or --controller-weight, got neither")
+
+    def delayed(self, preset: Preset) -> Preset:
+        """A preset with this run's `trained_delay`."""
+        most = preset.trained_delay if self.trained_delay is None else self.trained_delay
+        if not 0 <= most < preset.horizon:
+            raise UserError(f"train: expected a --trained-delay from 0 to {preset.horizon - 1}, got {most}")
+        return replace(preset, trained_delay=most)
 
     def only(self, kind: str, preset: str) -> None:
         """UserError for an option that a network of this kind ("nano" or "pi") has no use for."""

@@ -120,12 +120,9 @@ def make_network(config: Config, preset: Preset, words: Words) -> Network:
         preset = published.with_words(preset, words.encode)
     targets = any(s.target for s in preset.layout.segments)
     insulated = targets if config.insulated is None else config.insulated
-    delay = preset.trained_delay if config.trained_delay is None else config.trained_delay
-    if not 0 <= delay < preset.horizon:
-        raise UserError(f"train: expected a --trained-delay from 0 to {preset.horizon - 1}, got {delay}")
     if config.train == "expert" and preset.expert is None:
         raise UserError(f"train: '{preset.name}' has no action expert, got --train expert")
-    preset = replace(preset, knowledge_insulation=insulated, trained_delay=delay)
+    preset = replace(config.delayed(preset), knowledge_insulation=insulated)
     if config.init:
         network = checkpoint.load_network(config.init)
         rename(network, preset)

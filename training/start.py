@@ -36,6 +36,7 @@ def new_network(config: Config, cache: Cache) -> tuple[Network, Tokenizer]:
 
     source, tokenizer = checkpoint.load(config.init)
     if config.preset in (None, source.preset.name):
+        source.preset = config.delayed(source.preset)
         return source.train(), tokenizer
     network = _fresh(config, config.preset, tokenizer)
     missing = share_weights(source, network)
@@ -45,7 +46,8 @@ def new_network(config: Config, cache: Cache) -> tuple[Network, Tokenizer]:
 
 def _fresh(config: Config, name: str, tokenizer: Tokenizer) -> Network:
     torch.manual_seed(config.seed)
-    return Network(preset(name, words=tokenizer.words, vocabulary=tokenizer.fingerprint))
+    made = preset(name, words=tokenizer.words, vocabulary=tokenizer.fingerprint)
+    return Network(config.delayed(made))
 
 
 @torch.no_grad()
