@@ -27,6 +27,7 @@ from agent.loop import Step
 
 RATE = 20  # control ticks a second
 HISTORY = 8  # subtasks shown
+FAMILIES = 12  # or tasks, while an evaluation runs
 MARKS = {"good": "green", "bad": "red", "warn": "yellow", "dim": "dim", "strong": "bold"}
 
 
@@ -132,7 +133,7 @@ class EpisodeView:
 
 
 class EvaluationView:
-    """Running success over episodes, with its interval and an ETA."""
+    """Running success over episodes, overall and by family, with intervals and an ETA."""
 
     def __init__(self, console: Console, title: str, total: int):
         self.console, self.title, self.total = console, title, total
@@ -150,13 +151,34 @@ class EvaluationView:
             disable=not self.rich,
         )
         self._task = self._progress.add_task(title, total=total, success="")
+        self._live: Live | None = None
 
     def __enter__(self) -> EvaluationView:
-        self._progress.start()
+        if self.rich:
+            self._live = Live(
+                self._draw(), console=self.console, refresh_per_second=4, get_renderable=self._draw,
+                transient=True,
+            )  # fmt: skip
+            self._live.start()
         return self
 
     def __exit__(self, *_) -> None:
-        self._progress.stop()
+        if self._live is not None:
+            self._live.stop()
+
+    def _draw(self) -> Group:
+        """The families, of many those that go worst, above the bar."""
+        rates = {name: wilson(sum(values), len(values)) for name, values in self._families.items()}
+        worst = sorted(rates, key=lambda name: (sum(rates[name]), name))[:FAMILIES]
+        rows = {}
+        for name in sorted(worst):
+            values, (low, high) = self._families[name], rates[name]
+            share = sum(values) / len(values)
+            rows[name] = {"successes": sum(values), "n": len(values), "rate": share, "low": low, "high": high}
+        table = rates_table(rows, box=None, padding=(0, 2))
+        rest = len(rates) - len(worst)
+        more = [Text(f"  and {rest} more that go better", "dim")] if rest else []
+        return Group(*([table] if rates else []), *more, self._progress)
 
     def update(self, record: dict[str, Any], finished: int, total: int) -> None:
         if record.get("error"):
@@ -194,11 +216,15 @@ def _marked(cell: str | page.Cell) -> Text:
 
 def summary_table(summary: dict[str, Any]) -> Table:
     """Success per family with Wilson intervals."""
-    table = Table(title=None)
+    return rates_table(summary["families"] | {"overall": summary["overall"]})
+
+
+def rates_table(rows: dict[str, dict[str, Any]], **looks: Any) -> Table:
+    """Solved, rate and interval of each row."""
+    table = Table(**looks)
     for name, justify in (("", "left"), ("solved", "right"), ("rate", "right"), ("95% interval", "right")):
         table.add_column(name, justify=justify)
-    rows = list(summary["families"].items()) + [("overall", summary["overall"])]
-    for name, row in rows:
+    for name, row in rows.items():
         share = "" if row["rate"] is None else f"{row['rate']:.1%}"
         cells = (name, f"{row['successes']}/{row['n']}", share, f"{row['low']:.1%} to {row['high']:.1%}")
         table.add_row(*cells, style="bold" if name == "overall" else None)

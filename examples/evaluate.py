@@ -1,10 +1,14 @@
 """Success over many seeds with 95% intervals per family, and the planner against the scripted teacher.
 
-Writes OUT/episodes.jsonl (a record per episode as it finishes; run again to resume) and OUT/summary.json.
+Writes OUT/episodes.jsonl (a record per episode as it finishes; run again to resume) and OUT/summary.json; of
+several suites, checkpoints or planners OUT has a folder for each.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,15 +16,16 @@ from rich.console import Console
 
 from agent.evaluation.runner import evaluate
 from agent.evaluation.settings import Settings, check_run
-from agent.terminal import EvaluationView, planner_lines, summary_table
+from agent.terminal import EvaluationView, planner_lines, rates_table, summary_table
+from backbone.errors import UserError
 
 
 def main(
-    suite: str = "core",
+    suite: tuple[str, ...] = ("core",),
     episodes: int = 200,
     seed: int = 0,
-    checkpoint: str = "nano",
-    planner: str = "learned",
+    checkpoint: tuple[str, ...] = ("nano",),
+    planner: tuple[str, ...] = ("learned",),
     out: Path | None = None,
     family: str | None = None,
     controller: str = "learned",
@@ -39,14 +44,14 @@ def main(
     until_sure: float | None = None,
 ) -> int:
     """Args:
-    suite: which suite of tasks: ours (core, long, memory, correction, perturbed, unseen) or a public
+    suite: of tasks, one or several: ours (core, long, memory, correction, perturbed, unseen) or a public
     benchmark's (libero_10, metaworld_mt50, ogbench_scene, aloha_insertion, kitchen_complete, ...).
     episodes: how many seeds.
     seed: the first seed; the others are seed + 1, seed + 2, ...
     checkpoint: "nano" (shipped), a checkpoint directory, or somebody else's policy: ws://HOST:PORT?robot=NAME
-    (openpi's protocol) or lerobot:PATH.
+    (openpi's protocol) or lerobot:PATH; one or several.
     planner: learned; oracle (the scripted teacher writes the plan); none (the instruction in the subtask's
-    place); frozen, shuffled, empty, words-only, point-only (see `steersman blame`).
+    place); frozen, shuffled, empty, words-only, point-only (see `steersman blame`); one or several.
     out: folder for the results; outputs/evaluate/SUITE-PLANNER by default.
     family: only this task family (sort, stack, stow, clear, swap, press), or task of a benchmark.
     controller: learned; teacher (the scripted teacher moves the arm, for diagnosis); random and zero, which
@@ -71,23 +76,42 @@ def main(
     check_run(episodes, seed, workers)
     late = {"clock": clock, "plan_delay": plan_delay, "chunk_delay": chunk_delay, "keep": keep}
     how = {"steps": steps, "solver": solver, "batch": batch, "drawing": drawing, "device": device}
-    settings = Settings(suite, family, checkpoint, planner, controller, execute, **how, **late)
-    out = out or Path("outputs/evaluate") / "-".join(filter(None, (suite, family, planner)))
-    console = Console(highlight=False)
-    try:
-        with EvaluationView(console, f"{suite}, {planner} planner", episodes) as view:
-            seeds = range(seed, seed + episodes)
-            summary = evaluate(settings, seeds, out, workers, None, view.update, until_sure, ray)
-    except KeyboardInterrupt:
-        console.print(f"finished episodes are kept in {out}; the same command goes on from there")
-        raise
-    console.print(summary_table(summary))
-    for line in planner_lines(summary):
-        console.print(line)
-    if until_sure is not None:
-        console.print(sure_line(summary))
-    console.print(f"saved in {out}")
-    return 1 if summary["errors"] else 0
+    runs = [
+        Settings(of, family, who, by, controller, execute, **how, **late)
+        for of, who, by in product(suite, checkpoint, planner)
+    ]
+    if not runs:
+        raise UserError("evaluate: expected a suite, a checkpoint and a planner, got none of one of them")
+    console, found = Console(highlight=False), {}
+    for settings, name in zip(runs, names(runs), strict=True):
+        folder = Path("outputs/evaluate") / name if out is None else out / name if len(runs) > 1 else out
+        title = f"{settings.suite}, {settings.planner} planner"
+        try:
+            with EvaluationView(console, title, episodes) as view:
+                seeds = range(seed, seed + episodes)
+                found[name] = evaluate(settings, seeds, folder, workers, None, view.update, until_sure, ray)
+        except KeyboardInterrupt:
+            console.print(f"finished episodes are kept in {folder}; the same command goes on from there")
+            raise
+        console.print(summary_table(found[name]))
+        for line in planner_lines(found[name]):
+            console.print(line)
+        if until_sure is not None:
+            console.print(sure_line(found[name]))
+        console.print(f"saved in {folder}")
+    if len(runs) > 1:
+        console.print(rates_table({name: summary["overall"] for name, summary in found.items()}))
+    return 1 if any(summary["errors"] for summary in found.values()) else 0
+
+
+def names(runs: Sequence[Settings]) -> list[str]:
+    """Of each run, SUITE-PLANNER with what else tells it from the others."""
+    several = len({settings.checkpoint for settings in runs}) > 1
+    found = []
+    for settings in runs:
+        who = re.sub(r"[^\w.-]+", "_", str(settings.checkpoint)).strip("_.") if several else None
+        found.append("-".join(filter(None, (settings.suite, settings.family, settings.planner, who))))
+    return found
 
 
 def sure_line(summary: dict[str, Any]) -> str:

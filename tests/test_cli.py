@@ -129,3 +129,14 @@ def test_an_interrupted_rollout_leaves_no_half_file(tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and stderr.strip() == "interrupted", stderr
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_several_suites_and_planners_are_runs_of_their_own(tmp_path, capsys):
+    arguments = ["evaluate", "--suite", "core", "memory", "--planner", "oracle", "none", "--episodes", "1"]
+    arguments += ["--controller", "teacher", "--family", "press", "--workers", "0", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == ["core-press-none", "core-press-oracle", "memory-press-none", "memory-press-oracle"]
+    assert all((tmp_path / name / "summary.json").exists() for name in found)
+    last = capsys.readouterr().out.splitlines()[-5:]
+    assert sum("1/1" in line for line in last) == 4

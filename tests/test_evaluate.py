@@ -269,3 +269,21 @@ def test_chance_solves_nothing_and_repeats_itself(tmp_path, controller):
     same = [[json.loads(line)[k] for k in ("steps", "progress", "initial_state")] for line in first]
     assert same == [[json.loads(line)[k] for k in ("steps", "progress", "initial_state")] for line in second]
     assert summaries[0]["checkpoint_sha256"] is None
+
+
+def test_a_hand_with_other_joints_is_an_error_and_seeds_count_once():
+    class Other:
+        action_dim = 5
+
+        def act(self, observation, subtask):
+            from lowlevel.controller import ActionChunk
+
+            return ActionChunk(np.zeros((4, 5), np.float32), subtask)
+
+    env, agent = build(TEACHER)
+    agent.controller = Other()
+    with pytest.raises(UserError, match="expected 7 numbers"):
+        run_episode(env, agent, 0)
+    env.close()
+    with pytest.raises(UserError, match="each of them once, got 3 again"):
+        evaluate(TEACHER, [1, 3, 3], workers=0)

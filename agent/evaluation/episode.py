@@ -15,6 +15,7 @@ from agent.evaluation.analysis import derive
 from agent.evaluation.statistics import quantile
 from agent.loop import Agent, Step
 from agent.safety import Limits, Safety
+from backbone.errors import UserError
 from backbone.observation import Observation
 from envs.contract import EvaluationEnv
 from highlevel.plan import DONE, Plan
@@ -65,6 +66,9 @@ def episode(
             observation = Observation.from_env(seen, said)
         truth = teacher.label() if teacher is not None else None
         step = yield from agent.stepping(observation)
+        if step.action.shape != env.action_space.shape:
+            wanted = env.action_space.shape[0]
+            raise UserError(f"action: expected {wanted} numbers, got an array of shape {step.action.shape}")
         clock.add("thinking", step.thinking)
         clock.add("waited", step.waited)
         scene = env.scene() if step.said is not None and step.said.scene else None

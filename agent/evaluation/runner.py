@@ -49,6 +49,9 @@ def evaluate(
     seeds, started = list(seeds), time.perf_counter()
     if not seeds:
         raise UserError("episodes: expected at least 1, got 0")
+    if len(set(seeds)) < len(seeds):
+        twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+        raise UserError(f"seeds: expected each of them once, got {twice} again")
     if policy is not None and (workers or ray):
         raise UserError("evaluate: expected workers=0 with a policy object, which lives in this process")
     sure = None if until_sure is None else UntilSure(until_sure, seeds)
