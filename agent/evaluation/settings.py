@@ -98,9 +98,10 @@ def load_policy(settings: Settings):
     return policy
 
 
-def build(settings: Settings, policy=None) -> tuple[EvaluationEnv, Agent]:
-    """The world and the agent of these settings. `policy`: used instead of loading the checkpoint."""
-    env = make(settings.suite, settings.family, pixels="lazy")
+def build(settings: Settings, policy=None, render_mode: str | None = None) -> tuple[EvaluationEnv, Agent]:
+    """The world and the agent of these settings. `policy`: used instead of loading the checkpoint.
+    render_mode: "rgb_array" where pictures for people are wanted."""
+    env = make(settings.suite, settings.family, render_mode=render_mode, pixels="lazy")
     if policy is None:
         policy = load_policy(settings)
     if settings.controller == "learned" and getattr(policy, "controller", None) is not None:
