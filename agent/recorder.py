@@ -1,8 +1,9 @@
 """A video of an episode for people, written beside the run.
 
-A picture with shadows takes longer than everything else together, so a second process draws: the run sends
-it the world's state and the words, ten times a second of world time, and goes on. The file has its name
-only when it is whole: a killed run leaves a `.part` file that the next run of the episode overwrites.
+A picture with shadows takes longer than everything else together, so a second process draws the tabletop: the
+run sends it the world's state and the words, ten times a second of world time, and goes on. Of another world
+the run sends the pictures. The file has its name only when it is whole: a killed run leaves a `.part` file
+that the next run of the episode overwrites.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backbone.errors import UserError
+from envs.errors import WorldError
+from envs.registry import benchmark
 
 if TYPE_CHECKING:
     from agent.loop import Step
+    from envs.contract import EvaluationEnv
 
 FPS = 10
-TICKS = 20  # of control, a second
 VIEW = (640, 480)  # the person's view; beside it a column of policy cameras, below it the words
 COLUMN, FOOTER, MARGIN = 240, 88, 12
 INK, DIM, PAPER, ACCENT = (236, 236, 232), (150, 152, 158), (22, 24, 29), (255, 196, 61)
@@ -48,26 +51,40 @@ class Caption:
 
     @classmethod
     def of(cls, step: Step, moment: dict[str, Any], note: str = "") -> Caption:
-        """Of a tick: what the agent did, and of what happened `instruction`, `progress` and `success`."""
+        """Of a tick: what the agent did, and of what happened `instruction`, `seconds`, `progress` and
+        `success`."""
         plan = step.plan
         target = None if plan is None or plan.target is None else (plan.target.y, plan.target.x)
         words = ("", "") if plan is None else (plan.subtask, plan.memory)
-        happened = moment["tick"] / TICKS, moment["progress"], moment["success"]
+        happened = moment["seconds"], moment["progress"], moment["success"]
         return cls(moment["instruction"], *words, target, *happened, note)
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """What a frame shows of a world that is not drawn from its state: for people, and of each camera."""
+
+    view: np.ndarray
+    pixels: dict[str, np.ndarray]
+
+
 class Recorder:
-    """Draws and writes episodes in a second process: `begin` a file, `add` frames, `end` it (which waits).
+    """Writes episodes in a second process: `begin` a file, `add` frames, `end` it (which waits).
 
     Start it early: it gets ready while the agent is loading. A context manager; leaving it drops a file that
     was not ended.
+
+    suite: of the worlds to come. speed: how much faster than it happened.
     """
 
-    def __init__(self):
+    def __init__(self, suite: str = "core", speed: int = 1):
+        self._tabletop, self._speed = benchmark(suite).name == "tabletop", speed
         context = mp.get_context("spawn")
         self._queue = context.Queue()
         self._answer, answer = context.Pipe(duplex=False)
-        self._process = context.Process(target=_draw_all, args=(self._queue, answer), daemon=True)
+        self._process = context.Process(
+            target=_draw_all, args=(self._queue, answer, self._tabletop), daemon=True
+        )
         self._process.start()
         answer.close()
         self._path: Path | None = None
@@ -77,9 +94,15 @@ class Recorder:
         self._path = Path(path)
         self._queue.put(str(path))
 
-    def add(self, snapshot, caption: Caption) -> None:
-        """snapshot: of `World.save()`, which another world can restore."""
-        self._queue.put((snapshot, caption))
+    def add(self, env: EvaluationEnv, step: Step, moment: dict[str, Any], note: str = "") -> None:
+        """A tick of an episode, as its watcher is told of it: as many frames as are due. A world other than
+        the tabletop has to have a render mode."""
+        pace = FPS / (env.rate * self._speed)
+        due = int(moment["tick"] * pace + 1e-6) - int((moment["tick"] - 1) * pace + 1e-6)
+        if not due:
+            return
+        shown = env.world.save() if self._tabletop else _pictures(env)
+        self._queue.put((shown, Caption.of(step, moment, note), due))
 
     def end(self) -> None:
         """Wait until the file is whole and has its name. RuntimeError if drawing failed."""
@@ -111,12 +134,20 @@ class Recorder:
             _part(self._path).unlink(missing_ok=True)
 
 
+def _pictures(env: EvaluationEnv) -> Pictures:
+    view = env.render()
+    if view is None:
+        raise WorldError(f"video: expected a world with a render mode, got none in suite {env.suite}")
+    return Pictures(view, env.look()["pixels"])
+
+
 def _part(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def _draw_all(messages, answer) -> None:
-    """The second process. Messages: a file's name, then states with their words, then None; and so on."""
+def _draw_all(messages, answer, tabletop: bool) -> None:
+    """The second process. Messages: a file's name, then frames (a state of the tabletop or Pictures, the
+    words, how often), then None; and so on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to handle
     os.environ.setdefault("LP_NUM_THREADS", "1")  # software GL: one core, the other one is the run's
     parent = mp.parent_process()
@@ -130,17 +161,22 @@ def _draw_all(messages, answer) -> None:
                     sys.exit()
 
     try:
-        from envs.tabletop.world import World
+        if tabletop:
+            from envs.tabletop.world import World
 
-        world = World(render=True)
-        world.render(*VIEW)  # the GL context takes its time; have it ready
+            world = World(render=True)
+            world.render(*VIEW)  # the GL context takes its time; have it ready
         while True:
             path = Path(receive())
             with Video(_part(path)) as video:
                 while (item := receive()) is not None:
-                    snapshot, caption = item
-                    world.restore(snapshot)
-                    video.add(compose(world.render(*VIEW), world.observe()["pixels"], caption))
+                    shown, caption, times = item
+                    if tabletop:
+                        world.restore(shown)
+                        shown = Pictures(world.render(*VIEW), world.observe()["pixels"])
+                    frame = compose(shown.view, shown.pixels, caption)
+                    for _ in range(times):
+                        video.add(frame)
             os.replace(_part(path), path)
             answer.send(None)
     except Exception as error:
@@ -184,28 +220,36 @@ class Video:
 
 
 def compose(view: np.ndarray, pixels: dict[str, np.ndarray], caption: Caption) -> np.ndarray:
-    """One frame: the person's view, beside it what the policy sees (with the plan's point), words below."""
+    """One frame: the person's view (of any size, shown as high as VIEW), beside it what the policy sees (with
+    the plan's point), words below. Its sides are even."""
     from PIL import Image, ImageDraw
 
-    width, height = view.shape[1] + COLUMN, view.shape[0] + FOOTER
+    person, high = Image.fromarray(view), VIEW[1]
+    if person.height != high or person.width % 2:
+        person = person.resize((round(person.width * high / person.height / 2) * 2, high))
+    width, height = person.width + COLUMN, high + FOOTER
     frame = Image.new("RGB", (width, height), PAPER)
-    frame.paste(Image.fromarray(view), (0, 0))
+    frame.paste(person, (0, 0))
     draw = ImageDraw.Draw(frame)
-    left, top, side = view.shape[1] + MARGIN, MARGIN, COLUMN - 2 * MARGIN
+    left, top, side = person.width + MARGIN, MARGIN, COLUMN - 2 * MARGIN
+    if len(pixels) > 2:
+        side = max(8, high // len(pixels) - 18 - 2 * MARGIN)
     for name, image in pixels.items():
         draw.text((left, top), f"{name} camera", font=_font(13), fill=DIM)
         top += 18
-        size = min(side, view.shape[0] - top - 6)
-        frame.paste(Image.fromarray(image).resize((size, size), Image.NEAREST), (left, top))
+        scale = min(side, high - top - 6) / max(image.shape[:2])
+        wide, tall = round(image.shape[1] * scale), round(image.shape[0] * scale)
+        frame.paste(Image.fromarray(image).resize((wide, tall), Image.NEAREST), (left, top))
         if name == "front" and caption.target is not None:
-            y, x = top + caption.target[0] * size, left + caption.target[1] * size
+            y, x = top + caption.target[0] * tall, left + caption.target[1] * wide
             draw.ellipse((x - 9, y - 9, x + 9, y + 9), outline=PAPER, width=4)
             draw.ellipse((x - 8, y - 8, x + 8, y + 8), outline=ACCENT, width=2)
-        top += size + MARGIN
-    base = view.shape[0] + 8
+        top += tall + MARGIN
+    base = high + 8
     draw.text((MARGIN, base), _fit(draw, caption.instruction, 17, width - 120), font=_font(17), fill=INK)
     draw.polygon(((MARGIN, base + 32), (MARGIN, base + 44), (MARGIN + 9, base + 38)), fill=ACCENT)
-    draw.text((MARGIN + 16, base + 26), caption.subtask, font=_font(19), fill=ACCENT)
+    subtask = _fit(draw, caption.subtask, 19, width - 120)
+    draw.text((MARGIN + 16, base + 26), subtask, font=_font(19), fill=ACCENT)
     if caption.memory and caption.memory != "nothing":
         memory = _fit(draw, f"memory: {caption.memory}", 14, width - 24)
         draw.text((MARGIN, base + 54), memory, font=_font(14), fill=DIM)

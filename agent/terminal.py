@@ -25,7 +25,6 @@ from agent.evaluation import page
 from agent.evaluation.statistics import quantile, wilson
 from agent.loop import Step
 
-RATE = 20  # control ticks a second
 HISTORY = 8  # subtasks shown
 FAMILIES = 12  # or tasks, while an evaluation runs
 MARKS = {"good": "green", "bad": "red", "warn": "yellow", "dim": "dim", "strong": "bold"}
@@ -40,7 +39,7 @@ class EpisodeView:
         self._live: Live | None = None
         self._history: list[tuple[str, str, float]] = []  # subtask, where it points, since when
         self._looks: list[float] = []
-        self._moment: dict[str, Any] = {"tick": 0, "progress": 0.0, "success": False}
+        self._moment: dict[str, Any] = {"seconds": 0.0, "progress": 0.0, "success": False}
         self._step: Step | None = None
         self._solved_at: float | None = None
         self._started = time.perf_counter()
@@ -61,9 +60,9 @@ class EpisodeView:
             self._live = None
 
     def update(self, step: Step, moment: dict[str, Any]) -> None:
-        """moment: tick, progress, success, instruction."""
+        """moment: seconds, progress, success, instruction."""
         self._step, self._moment = step, moment
-        now = moment["tick"] / RATE
+        now = moment["seconds"]
         if step.looked:
             self._looks.append(step.seconds * 1000)
         if moment["instruction"] != self.instruction:
@@ -89,7 +88,7 @@ class EpisodeView:
 
     def _draw(self) -> Panel:
         step, moment = self._step, self._moment
-        now = moment["tick"] / RATE
+        now = moment["seconds"]
         words = Table.grid(padding=(0, 2))
         words.add_column(style="dim", justify="right", width=11)
         words.add_column(ratio=1)

@@ -77,6 +77,10 @@ class EvaluationEnv(gymnasium.Env):
         """The full observation of the present, pictures included."""
         raise NotImplementedError
 
+    def render(self) -> np.ndarray | None:
+        """(H, W, 3) uint8 of the present, for people; None without a render mode."""
+        raise NotImplementedError
+
     def state(self) -> np.ndarray:
         """(D,) float32, `agent_pos` of the present."""
         raise NotImplementedError

@@ -8,7 +8,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import torch
 from rich.console import Console
@@ -16,8 +15,10 @@ from rich.console import Console
 from agent.evaluation.episode import run_episode
 from agent.evaluation.settings import Settings, build, check_run
 from agent.evaluation.store import make_folder, write_json
-from agent.recorder import FPS, TICKS, Caption, Recorder
+from agent.recorder import Recorder
 from agent.terminal import EpisodeView
+from backbone.errors import UserError
+from envs.registry import benchmark
 from envs.tabletop.reading import read, scenes
 
 SHOWN = "put the red block in the drawer and close it"  # said when nothing is asked for
@@ -31,26 +32,32 @@ def main(
     checkpoint: str = "nano",
     episodes: int = 1,
     out: Path = Path("outputs/rollout"),
-    planner: Literal["learned", "oracle", "none"] = "learned",
-    controller: Literal["learned", "teacher"] = "learned",
-    execute: int = 8,
+    planner: str = "learned",
+    controller: str = "learned",
+    execute: int | None = None,
     video: bool = True,
 ) -> int:
     """Args:
     suite: which suite of tasks.
-    family: only this task family (sort, stack, stow, clear, swap, press).
+    family: only this task family (sort, stack, stow, clear, swap, press), or task of a benchmark.
     seed: scene of the first episode; the next ones count up.
-    instruction: say this. Without a seed, scenes are chosen on which it makes sense.
-    checkpoint: "nano" (shipped) or a checkpoint directory.
+    instruction: say this. Without a seed, scenes of the tabletop are chosen on which it makes sense.
+    checkpoint: "nano" (shipped), a checkpoint directory, or somebody else's policy (see `evaluate`).
     episodes: how many to run.
     out: folder for episode-SEED.mp4 and episode-SEED.json.
     planner: learned; oracle (the scripted teacher, for diagnosis); none (the instruction in the subtask's
     place).
-    controller: learned; teacher (the scripted teacher moves the arm, for diagnosis).
-    execute: control steps (of 1/20 s) between looks.
+    controller: learned; teacher (the scripted teacher moves the arm, for diagnosis); zero and random, with
+    --planner none.
+    execute: control ticks between looks; those of the suite's published protocol by default (tabletop: 8).
     video: write the video.
     """
     check_run(episodes, seed)
+    if seed is None and instruction is not None and benchmark(suite).name != "tabletop":
+        raise UserError(
+            "instruction: expected a seed with it, since only the tabletop's scenes can be chosen by what is "
+            f"said, got none for suite {suite}"
+        )
     if (suite, family, seed, instruction) == ("core", None, None, None):
         instruction = SHOWN
     make_folder(out)
@@ -60,10 +67,10 @@ def main(
     note = "" if learned else f"planner: {planner}, controller: {controller}"
     solved = 0
     with ExitStack() as stack:
-        recorder = stack.enter_context(Recorder()) if video else None
+        recorder = stack.enter_context(Recorder(suite)) if video else None
         with console.status("waking up"):
             torch.set_num_threads(1)  # so small a network is no faster on more, and far slower on busy ones
-            env, agent = build(settings)
+            env, agent = build(settings, render_mode="rgb_array" if video else None)
         stack.callback(env.close)
         for number in chosen(console, suite, family, seed, instruction, episodes):
             record = roll(console, env, agent, number, instruction, out, note, recorder)
@@ -94,11 +101,11 @@ def roll(console, env, agent, seed: int, instruction: str | None, out: Path, not
     def watch(env, step, moment) -> None:
         nonlocal view
         if view is None:
-            title = f"{env.suite} {env.task.family} {seed}"
+            title = f"{env.suite} {env.stratum} {seed}"
             view = stack.enter_context(EpisodeView(console, title, moment["instruction"]))
         view.update(step, moment)
-        if recorder is not None and moment["tick"] % (TICKS // FPS) == 0:
-            recorder.add(env.world.save(), Caption.of(step, moment, note))
+        if recorder is not None:
+            recorder.add(env, step, moment, note)
 
     if recorder is not None:
         recorder.begin(out / f"episode-{seed}.mp4")
@@ -120,10 +127,9 @@ def outcome(record: dict) -> str:
         what = f"[bold green]solved[/] after {record['success_time']:.1f} s"
     else:
         what = f"[bold red]not solved[/], progress {record['progress']:.0%}"
-    return (
-        f"{what} · {len(record['subtasks'])} subtasks · plan and chunk {times['look_ms_p50']:.0f} ms · "
-        f"{times['real_time_factor']:.1f} times real time"
-    )
+    looks = "" if times["look_ms_p50"] is None else f"plan and chunk {times['look_ms_p50']:.0f} ms · "
+    pace = f"{times['real_time_factor']:.1f} times real time"
+    return f"{what} · {len(record['subtasks'])} subtasks · {looks}{pace}"
 
 
 if __name__ == "__main__":

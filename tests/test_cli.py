@@ -60,6 +60,7 @@ def test_every_script_runs_by_itself():
         (["rollout", "--execute", "0", *TEACHER], ("execute", "0")),
         (["rollout", "--checkpoint", "nowhere"], ("checkpoint", "nowhere")),
         (["rollout", "--out", "/proc/nothing", *TEACHER], ("/proc/nothing",)),
+        (["rollout", "--suite", "libero_goal", "--instruction", "go"], ("seed", "tabletop", "libero_goal")),
         (["evaluate", "--episodes", "-1", *TEACHER], ("episodes", "-1")),
         (["evaluate", "--suite", "hard", *TEACHER], ("hard", "core")),
         (["evaluate", "--family", "juggle", *TEACHER], ("juggle", "stow")),

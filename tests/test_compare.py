@@ -148,6 +148,18 @@ def test_different_protocols_are_not_compared(tmp_path, two, settings, words):
     assert all(word in str(told.value) for word in (*words, "one protocol"))
 
 
+def test_what_is_compared_is_said(tmp_path, two):
+    """Settings that may differ; one that an older run does not tell is what it was then."""
+    late = {"clock": "realtime", "plan_delay": 300.0, "batch": 1, "device": "cuda", "planner": "oracle"}
+    other = write(tmp_path / "c", [record(seed, True) for seed in range(10)], **late)
+    (note,) = compare([two[0], other])["notes"]
+    assert note == (
+        "a and c differ in planner (learned, oracle), clock (sync, realtime), plan_delay (None, 300.0), "
+        "device (None, cuda)"
+    )
+    assert compare(two)["notes"] == []
+
+
 def lines(*records, end: str = "\n") -> str:
     return "\n".join(r if isinstance(r, str) else json.dumps(r) for r in records) + end
 
@@ -160,6 +172,7 @@ def lines(*records, end: str = "\n") -> str:
         (lines(record(0, True), "", record(1, True)), ("line 2",)),
         (lines({"seed": 0, "success": True}), ("line 1", "no 'suite'")),
         (lines(record(0, "yes")), ("line 1", "success", "'yes'")),
+        (lines(record(0, True) | {"instructions": [3]}), ("line 1", "what was said", "seed 0")),
         (lines(record(0, True) | {"seed": "0"}), ("line 1", "seed", "'0'")),
         (lines(record(0, True), record(1, True), record(0, False)), ("line 3", "seed 0 of sort again")),
         (lines(record(200, True)), ("seeds in common", "100 and 1")),

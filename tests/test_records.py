@@ -221,10 +221,11 @@ def test_a_run_that_stopped_early_is_said_to(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{half", ("episodes.jsonl: line 2", "no JSON")),
+        ("{half", ("episodes.jsonl, line 2", "no JSON")),
         ("[1, 2]", ("line 2", "got list")),
         ('{"seed": "one"}', ("line 2", "seed", "'one'")),
         ('{"seed": 1}', ("line 2", "'family'", "seed 1")),
+        ("", ("line 2", "no JSON")),
     ],
 )
 def test_a_corrupt_record_is_named_by_file_and_line(copy, line, words):
@@ -235,6 +236,13 @@ def test_a_corrupt_record_is_named_by_file_and_line(copy, line, words):
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
 
 
+def test_a_seed_that_was_finished_twice_is_refused(copy):
+    first, *rest = (copy / "episodes.jsonl").read_text().splitlines()
+    (copy / "episodes.jsonl").write_text("\n".join([first, *rest, first]) + "\n")
+    with pytest.raises(UserError, match="line 7: expected every seed once, got seed 0 of"):
+        read_results(copy)
+
+
 def test_a_record_with_a_broken_part_is_named(copy):
     rewrite(copy, lambda r: r | ({"looks": [{"tick": 3}]} if r["seed"] == 2 else {}))
     with pytest.raises(UserError, match="line 3: expected a whole record of seed 2"):
@@ -242,11 +250,10 @@ def test_a_record_with_a_broken_part_is_named(copy):
 
 
 def test_folders_without_results_are_refused(tmp_path):
-    with pytest.raises(UserError, match="found none at"):
-        read_results(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="found none"):
-        read_results(tmp_path)
-    (tmp_path / "episodes.jsonl").write_text("\n")
+    for folder in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(UserError, match="found no episodes.jsonl"):
+            read_results(folder)
+    (tmp_path / "episodes.jsonl").write_text("")
     with pytest.raises(UserError, match="expected records of episodes"):
         read_results(tmp_path)
 

@@ -123,6 +123,24 @@ def test_runs_that_do_not_compare(solved, tmp_path):
         comparison_page([read_results(solved), read_results(other)])
 
 
+def test_where_the_time_goes_how_old_plans_are_and_where_episodes_begin(solved, copy):
+    text = run_page(read_results(solved)).markdown()
+    read = read_results(solved)
+    share = read.summary["timings"]["share"]
+    told = " | ".join(f"{share[part]:.1%}" for part in ("world", "rendering", "thinking", "harness"))
+    assert f"| {told} |" in text and sum(share.values()) == pytest.approx(1.0)
+    assert "age of a plan" not in text and "| state |" not in text and "published" not in text
+    run = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(run | {"clock": "realtime", "plan_delay": 300.0}))
+    rewrite(copy, lambda r: r | {"looks": [x | {"age": 6} for x in r["looks"]], "state_id": r["seed"] + 40})
+    text = run_page(read_results(copy)).markdown()
+    looks = sum(len(r["looks"]) for r in read.records)
+    assert f"| age of a plan when it comes | {looks} | 300.0 | 300.0 | 300.0 | 300.0 |" in text
+    assert "| published initial states | 40 to 45, 6 of them |" in text and "| state |" in text
+    rewrite(copy, lambda r: r | {"timings": {k: v for k, v in r["timings"].items() if k != "seconds"}})
+    assert "share of the wall time" not in run_page(read_results(copy)).markdown()
+
+
 # -- videos and the command
 
 

@@ -31,9 +31,8 @@ from agent.evaluation.results import (
     Results,
     differing,
     lacks,
-    last_of_each,
-    read_lines,
     read_object,
+    read_records,
     read_results,
 )
 from agent.evaluation.stories import reason_table
@@ -326,9 +325,9 @@ def _trials(folder: Path) -> tuple[list[Record], list[str]]:
     """The counterfactuals' records by seed, and what is odd about them."""
     if not _begun(folder):
         return [], []
-    lines, cut = read_lines(folder / EPISODES, _wrong)
+    records, cut = read_records(folder / EPISODES, _wrong)
     notes = [] if cut is None else [f"{COUNTERFACTUALS}: " + CUT.format(EPISODES, cut)]
-    return list(last_of_each([record for _, record in lines]).values()), notes
+    return list(records.values()), notes
 
 
 def _wrong(record: Record) -> str | None:

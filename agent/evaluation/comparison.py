@@ -6,19 +6,22 @@ records. All are compared with the first.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agent.evaluation.paired import holm, mcnemar, paired_interval, stratified_difference
+from agent.evaluation.results import episodes, lacks, read_object, read_records
 from agent.evaluation.sequential import ALPHA, more_pairs, sequential_difference
+from agent.evaluation.settings import Settings
 from agent.evaluation.statistics import rate, stratified_rate
 from backbone.errors import UserError
 
 Key = tuple[str, str, int]  # suite, family, seed
 PROTOCOL = ("suite", "execute", "world", "drawing")  # settings that make a seed the same question to both
+NEEDED = {"suite": str, "family": str, "success": (bool, type(None))}  # of a record that is compared
 WEIGHTS = ("pairs", "equal")
 
 
@@ -68,7 +71,7 @@ def compare(folders: Sequence[Path | str], weights: str = "pairs", alpha: float 
         "weights": weights,
         "results": [_describe(r) for r in results],
         "comparisons": found,
-        "notes": [note for r in results for note in _notes(r)],
+        "notes": [note for r in results for note in _notes(r)] + _compared(first, others),
     }
 
 
@@ -77,9 +80,8 @@ def compare(folders: Sequence[Path | str], weights: str = "pairs", alpha: float 
 
 def read(folder: Path, name: str | None = None) -> Results:
     """A folder's results; UserError with the file and the line of what is wrong with it."""
-    path = folder / "episodes.jsonl"
-    if not path.is_file():
-        raise UserError(f"{folder}: expected a result folder of `steersman evaluate`, found no {path.name}")
+    path = episodes(folder)
+    records, _ = read_records(path, _wrong, whole=True)
     run, summary = (_settings(folder / file) for file in ("run.json", "summary.json"))
     settings = summary.get("settings", {}) | run
     if not settings:
@@ -87,50 +89,39 @@ def read(folder: Path, name: str | None = None) -> Results:
     settings["mujoco"] = summary.get("versions", {}).get("mujoco")
     stopped = (summary.get("until_sure") or {}).get("verdict") is not None
     results = Results(name or folder.name, folder, settings, bool(summary), stopped)
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            _take(results, json.loads(line))
-        except UserError as error:
-            raise UserError(f"{path}, line {number}: {error}") from None
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            what = f"no {error}" if isinstance(error, KeyError) else "no whole JSON object"
-            raise UserError(f"{path}, line {number}: expected an episode's record, got {what}") from None
-    results.errors -= {seed for _, _, seed in results.solved}  # tried again, and it went well
+    for seed, record in records.items():
+        if record.get("error"):
+            results.errors.add(seed)
+            continue
+        key = record["suite"], record["family"], seed
+        results.instructions[key] = _said(record)
+        if record["success"] is None:
+            results.unjudged += 1
+        else:
+            results.solved[key] = record["success"]
     if not results.solved:
         raise UserError(f"{path}: expected finished episodes, got none ({len(results.errors)} with errors)")
     return results
 
 
-def _take(results: Results, record: dict[str, Any]) -> None:
-    seed = record["seed"]
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise UserError(f"expected a whole number as seed, got {seed!r}")
-    if record.get("error"):
-        results.errors.add(seed)
-        return
-    key, success = (record["suite"], record["family"], seed), record["success"]
-    if success is not None and not isinstance(success, bool):
-        raise UserError(f"expected success to be true, false or null, got {success!r}")
-    if key in results.instructions:
-        raise UserError(f"expected every seed once, got seed {seed} of {key[1]} again")
-    said = record.get("instructions") or [{"text": record["instruction"]}]
-    results.instructions[key] = said[0]["text"]
-    if success is None:
-        results.unjudged += 1
-    else:
-        results.solved[key] = success
+def _wrong(record: dict[str, Any]) -> str | None:
+    problem = lacks(record, NEEDED)
+    try:
+        return problem or (_said(record) and None)
+    except (TypeError, KeyError, IndexError):
+        return f"what was said in the record of seed {record['seed']}, found none"
+
+
+def _said(record: dict[str, Any]) -> str:
+    """What was said first."""
+    return record["instructions"][0]["text"] if record.get("instructions") else record["instruction"]
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected JSON, got {type(error).__name__}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
+    found = read_object(path)
+    if not found and path.exists():
+        raise UserError(f"{path}: expected a JSON object, found none")
+    return found
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -269,4 +260,20 @@ def _notes(results: Results) -> list[str]:
             f"{results.name}: the evaluation has not ended (no summary.json); what is missing is rather the "
             "long episodes, which fail more often"
         )
+    return notes
+
+
+def _compared(first: Results, others: Sequence[Results]) -> list[str]:
+    """In which settings each of the others differs from the first: what is compared. One that a run does not
+    tell is the usual one: there was no other yet."""
+    usual, notes = dataclasses.asdict(Settings()), []
+    for other in others:
+        values = {
+            key: [r.settings.get(key, usual.get(key)) for r in (first, other)]
+            for key in (*usual, "checkpoint_sha256")
+            if key not in PROTOCOL
+        }
+        told = [f"{key} ({a!s:.30}, {b!s:.30})" for key, (a, b) in values.items() if a != b]
+        if told:
+            notes.append(f"{first.name} and {other.name} differ in {', '.join(told)}")
     return notes

@@ -46,7 +46,8 @@ def episode(
     instruction: said instead of the scene's own. Where it asks for something else than the scene's goal the
     episode is not judged: success is None and it ends when the agent says "done" or has had its time.
     after: ticks that it runs on after success; the world's own number by default.
-    watch: called after every tick with (env, step, moment); moment has tick, progress, success, instruction.
+    watch: called after every tick with (env, step, moment); moment has tick, seconds (of the world's time),
+    progress, success, instruction.
     """
     clock = _Clock()
     info = clock.time("world", env.begin, seed)
@@ -84,7 +85,8 @@ def episode(
         if judged and success_tick is None and info["is_success"]:
             success_tick = tick
         if watch is not None:
-            moment = {"tick": tick, "progress": float(info["progress"]) if judged else 0.0}
+            moment = {"tick": tick, "seconds": tick / rate}
+            moment |= {"progress": float(info["progress"]) if judged else 0.0}
             moment |= {"success": success_tick is not None, "instruction": said}
             clock.time("waited", watch, env, step, moment)
         if not judged and agent.done:

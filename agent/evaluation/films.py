@@ -11,7 +11,7 @@ from agent.evaluation.episode import run_episode
 from agent.evaluation.results import Results
 from agent.evaluation.settings import Settings, build
 from agent.evaluation.store import fingerprint
-from agent.recorder import FPS, TICKS, Caption, Recorder
+from agent.recorder import Recorder
 from backbone.errors import UserError
 from envs.errors import WorldError
 
@@ -37,23 +37,18 @@ def film(
         settings = Settings(**{key: value for key, value in run.items() if key in known})
         if not run or fingerprint(settings) != run.get("checkpoint_sha256"):
             return {}, ["no videos: these episodes were run with other weights than the checkpoint has now"]
-        env, agent = build(settings)
+        env, agent = build(settings, render_mode="rgb_array")
     except (UserError, WorldError) as error:
         return {}, [f"no videos: {error}"]
     before = {r["seed"]: r for r in results.records}
     films: Films = {}
-    with tempfile.TemporaryDirectory() as folder, Recorder() as recorder:
+    with tempfile.TemporaryDirectory() as folder, Recorder(settings.suite, SPEED) as recorder:
         for seed in seeds:
             if watch is not None:
                 watch(seed)
-
-            def frame(env, step, moment) -> None:
-                if moment["tick"] % (SPEED * TICKS // FPS) == 0:
-                    recorder.add(env.world.save(), Caption.of(step, moment))
-
             path = Path(folder) / f"{seed}.mp4"
             recorder.begin(path)
-            record = run_episode(env, agent, seed, watch=frame)
+            record = run_episode(env, agent, seed, watch=recorder.add)
             recorder.end()
             same = record["steps"] == before[seed]["steps"] and record["success"] == before[seed]["success"]
             about = f"Seed {seed}, played anew, {SPEED} times as fast"

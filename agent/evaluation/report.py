@@ -4,11 +4,11 @@ episode. Every number is computed from the records.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agent.evaluation import figures
-from agent.evaluation.analysis import attempts
+from agent.evaluation.analysis import attempts, hertz
 from agent.evaluation.page import Block, Figure, Fold, Heading, Notes, Numbers, Page, Table, Text
 from agent.evaluation.results import Results
 from agent.evaluation.statistics import quantile, rate
@@ -19,10 +19,12 @@ from agent.evaluation.stories import (
     interval,
     number,
     percent,
+    published_states,
     reason_table,
 )
 
 Record = dict[str, Any]
+AGE = "age of a plan when it comes"
 NO_PLOTS = "matplotlib is not installed: tables only (the extra `plots` brings the figures)"
 
 
@@ -211,22 +213,45 @@ def _planner(results: Results, summary: dict[str, Any]) -> list[Block]:
 
 
 def latency(runs: Sequence[Results]) -> list[Block]:
-    """Milliseconds of the looks, a row and a line for each run."""
+    """Milliseconds of the looks, and under a realtime clock how old a plan is when it comes; where the wall
+    time went. A row and a line for each run."""
     looks = [(run.name, [x["ms"] for r in run.records for x in r["looks"]]) for run in runs]
     rows = []
-    for what, key in (("plan and chunk", "ms"), ("plan", "plan_ms")):
+    for what, found in (("plan and chunk", _given("ms")), ("plan", _given("plan_ms")), (AGE, _ages)):
         for run in runs:
-            values = [x[key] for r in run.records for x in r["looks"] if key in x]
-            if values:
+            if values := found(run):
                 name = f"{run.name}: {what}" if len(runs) > 1 else what
                 cells = (number(quantile(values, q)) for q in (0.5, 0.95, 0.99, 1.0))
                 rows.append((name, str(len(values)), *cells))
+    blocks = _wall_time(runs)
     if not rows:
-        return [Text("Nobody looked.", "dim")]
+        return [Text("Nobody looked.", "dim"), *blocks]
     return [
         Table(("milliseconds of a look", "looks", "median", "95%", "99%", "most"), rows),
         Figure(figures.histogram(looks, "milliseconds"), "Plan and chunk together, share of the looks"),
+        *blocks,
     ]
+
+
+def _given(key: str) -> Callable[[Results], list[float]]:
+    return lambda run: [look[key] for r in run.records for look in r["looks"] if key in look]
+
+
+def _ages(run: Results) -> list[float]:
+    """Milliseconds of the world's time from an observation to the plan that it led to; where the world does
+    not wait."""
+    if run.run.get("clock") != "realtime":
+        return []
+    return [1000 * look.get("age", 0) / hertz(r) for r in run.records for look in r["looks"]]
+
+
+def _wall_time(runs: Sequence[Results]) -> list[Block]:
+    """What the wall time of the episodes went into, where the records tell."""
+    shares = [(run.name, run.summary["timings"]["share"]) for run in runs]
+    told = [(name, share) for name, share in shares if share is not None]
+    parts = list(told[0][1]) if told else []
+    rows = [(name, *(percent(share.get(part)) for part in parts)) for name, share in told]
+    return [Table(["share of the wall time", *parts], rows)] if rows else []
 
 
 # -- where it comes from
@@ -244,4 +269,7 @@ def provenance_table(results: Results) -> Table:
             rows += [(key + where, value or "not known")]
     seeds = [r["seed"] for r in results.records + results.errors]
     rows.append(("seeds", f"{min(seeds)} to {max(seeds)}, {len(seeds)} of them"))
+    if states := published_states(results):
+        told = f"{min(states)} to {max(states)}, {len(states)} of them"
+        rows.append(("published initial states", told))
     return Table(("", ""), rows, (0, 1))

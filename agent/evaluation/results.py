@@ -54,20 +54,22 @@ class Results:
         return summarize(self.records, self.errors)
 
 
+def episodes(folder: Path) -> Path:
+    """The file of records in a folder of results. UserError where there is none."""
+    if not (folder / EPISODES).is_file():
+        raise UserError(
+            f"results: expected a folder that `steersman evaluate` wrote, found no {EPISODES} in '{folder}'"
+        )
+    return folder / EPISODES
+
+
 def read_results(folder: Path | str, name: str | None = None) -> Results:
     """The results in a folder. UserError for an unknown folder, for one without records and for a corrupt
     record (with its line)."""
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(
-            f"results: expected a folder that `steersman evaluate` wrote, found none at '{folder}'"
-        )
-    path = folder / EPISODES
-    if not path.is_file():
-        raise UserError(f"results: expected {path} with the episodes' records, found none")
-    lines, cut = read_lines(path, _wrong)
+    path = episodes(folder)
+    by_seed, cut = read_records(path, _wrong)
     warnings = [] if cut is None else [CUT.format(path.name, cut)]
-    by_seed = last_of_each([record for _, record in lines])
     if not by_seed:
         raise UserError(f"results: expected records of episodes in {path}, found none")
     every = [by_seed[seed] for seed in sorted(by_seed)]
@@ -82,53 +84,49 @@ def read_results(folder: Path | str, name: str | None = None) -> Results:
     return found
 
 
-def read_lines(
-    path: Path, wrong: Callable[[Record], str | None]
-) -> tuple[list[tuple[int, Record]], int | None]:
-    """The records with the numbers of their lines, and the number of a last line that a killed run left cut
-    off. UserError with file and line of what is no record.
+def read_records(
+    path: Path, wrong: Callable[[Record], str | None], whole: bool = False
+) -> tuple[dict[int, Record], int | None]:
+    """The records by seed, and the number of a last line that a killed run left cut off (an error like others
+    with `whole`). An episode that failed once and was run again counts as run. UserError with file and line.
 
     wrong: what a finished record lacks, in the words of an error.
     """
-    found, lines = [], path.read_bytes().decode(errors="replace").split("\n")
+    found: dict[int, Record] = {}
+    lines = path.read_bytes().decode(errors="replace").split("\n")
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+        if not line and number == len(lines):
+            break
         try:
             record = json.loads(line)
+            problem = _no_record(record, found) or (None if record.get("error") else wrong(record))
         except ValueError:
-            if number == len(lines):  # no line end
+            if number == len(lines) and not whole:  # no line end
                 return found, number
-            raise UserError(f"{path}: line {number}: expected a record of an episode, got no JSON") from None
-        problem = _no_record(record) or (None if record.get("error") else wrong(record))
+            problem = "a whole JSON object, got no JSON"
         if problem:
-            raise UserError(f"{path}: line {number}: expected {problem}")
-        found.append((number, record))
+            raise UserError(f"{path}, line {number}: expected {problem}")
+        if not record.get("error") or found.get(record["seed"], record).get("error"):
+            found[record["seed"]] = record
     return found, None
 
 
-def _no_record(record: Any) -> str | None:
+def _no_record(record: Any, found: Mapping[int, Record]) -> str | None:
     if not isinstance(record, dict):
-        return f"a record of an episode, got {type(record).__name__}"
-    if not isinstance(record.get("seed"), int) or isinstance(record["seed"], bool):
-        return f"a whole number as seed, got {record.get('seed')!r}"
+        return f"a whole JSON object, got {type(record).__name__}"
+    seed = record.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        return f"a whole number as seed, got {seed!r}"
+    if not record.get("error") and not found.get(seed, {"error": True}).get("error"):
+        return f"every seed once, got seed {seed} of {record.get('family')} again"
     return None
-
-
-def last_of_each(records: Sequence[Record]) -> dict[int, Record]:
-    """By seed. An episode that failed once and was run again counts as run."""
-    by_seed: dict[int, Record] = {}
-    for record in records:
-        if not record.get("error") or by_seed.get(record["seed"], {"error": True}).get("error"):
-            by_seed[record["seed"]] = record
-    return by_seed
 
 
 def lacks(record: Record, needed: Mapping[str, Any]) -> str | None:
     """Which of the needed keys, given with their types, is not there or of another type."""
     for key, kinds in needed.items():
         if key not in record:
-            return f"'{key}' in the record of seed {record['seed']}, found none"
+            return f"a whole record of seed {record['seed']}, found no '{key}'"
         if not isinstance(record[key], kinds):
             return f"'{key}' of another kind in the record of seed {record['seed']}, got {record[key]!r:.60}"
     return None

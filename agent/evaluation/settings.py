@@ -99,11 +99,13 @@ def load_policy(settings: Settings):
     return policy
 
 
-def build(settings: Settings, policy=None) -> tuple[EvaluationEnv, Agent]:
-    """The world and the agent of these settings. `policy`: used instead of loading the checkpoint."""
+def build(settings: Settings, policy=None, render_mode: str | None = None) -> tuple[EvaluationEnv, Agent]:
+    """The world and the agent of these settings. `policy`: used instead of loading the checkpoint.
+    render_mode: "rgb_array" where pictures for people are wanted.
+    """
     of_others = benchmark(settings.suite).package is not None  # the tabletop has one way of drawing
     options = {"drawing": settings.drawing} if of_others else {}
-    env = make(settings.suite, settings.family, pixels="lazy", **options)
+    env = make(settings.suite, settings.family, render_mode=render_mode, pixels="lazy", **options)
     if policy is None:
         policy = load_policy(settings)
     if settings.controller == "learned" and getattr(policy, "controller", None) is not None:

@@ -107,7 +107,13 @@ def _mark(ours: str, teacher: str) -> Cell:
     return Cell(teacher, "" if teacher in ("", ours) else "warn")
 
 
+def published_states(results: Results) -> set[int]:
+    """The numbers of the published initial states that the episodes began in, where there are such."""
+    return {r["state_id"] for r in results.records if r.get("state_id") is not None}
+
+
 def episode_table(results: Results) -> Table:
+    """A row for each; with the published initial state that it began in, where there are such."""
     columns = ["seed", "family", "instruction", "", "time", "progress", "replans", "recoveries", "reason"]
     rows = []
     for record in results.records:
@@ -125,4 +131,10 @@ def episode_table(results: Results) -> Table:
         )  # fmt: skip
     for record in results.errors:
         rows.append([str(record["seed"]), "", "", Cell("error", "warn"), "", "", "", "", "software error"])
-    return Table(columns, sorted(rows, key=lambda r: int(r[0])), (1, 2, 3, 8))
+    rows.sort(key=lambda row: int(row[0]))
+    if published_states(results):
+        states = {str(r["seed"]): r.get("state_id") for r in results.records}
+        known = (states.get(row[0]) for row in rows)
+        rows = [[*row, "" if state is None else str(state)] for row, state in zip(rows, known, strict=True)]
+        columns.append("state")
+    return Table(columns, rows, (1, 2, 3, 8))
