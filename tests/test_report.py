@@ -129,7 +129,7 @@ def test_where_the_time_goes_how_old_plans_are_and_where_episodes_begin(solved, 
     share = read.summary["timings"]["share"]
     told = " | ".join(f"{share[part]:.1%}" for part in ("world", "rendering", "thinking", "harness"))
     assert f"| {told} |" in text and sum(share.values()) == pytest.approx(1.0)
-    assert "age of a plan" not in text and "| state |" not in text and "published" not in text
+    assert "age of a plan" not in text and "| state |" not in text and "published initial" not in text
     run = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps(run | {"clock": "realtime", "plan_delay": 300.0}))
     rewrite(copy, lambda r: r | {"looks": [x | {"age": 6} for x in r["looks"]], "state_id": r["seed"] + 40})
