@@ -201,7 +201,8 @@ def shown(table: page.Table) -> Table:
     """A page's table for the terminal."""
     out = Table(title=table.about or None, title_justify="left")
     for number, name in enumerate(table.columns):
-        out.add_column(name, justify="left" if number in table.left else "right")
+        words = number in table.left  # which may go over several lines
+        out.add_column(name, justify="left" if words else "right", no_wrap=not words)
     for row in table.rows:
         out.add_row(*map(_marked, row))
     return out

@@ -103,7 +103,7 @@ def blame_page(blame: Blame) -> Page:
     page.add(Notes(notes) if notes else None)
     page.add(_numbers(report))
     page.add(Heading("Success"), *_success(report))
-    page.add(Heading("Who loses how much"), *_losses(report))
+    page.add(Heading("Losses"), *_losses(report))
     if "counterfactuals" in report:
         page.add(Heading("Counterfactuals"), *_counterfactuals(report))
     page.add(Heading("In detail"), Fold("by family", _families(report)))
@@ -142,7 +142,7 @@ def _cell(cell: Mapping[str, Any], mark: str) -> Cell:
 def losses_table(report: Mapping[str, Any]) -> Table:
     """Which level loses how much, and what each part of a plan is worth."""
     rows = [(row["what"], points(row), row["instead"], str(row["n"])) for row in report["losses"]]
-    about = "Paired differences of success, with their 95% intervals"
+    about = "Who loses how much, what is worth how much: paired differences, 95% intervals"
     return Table(("", "difference", "for", "pairs"), rows, (0, 2), about)
 
 
