@@ -152,7 +152,7 @@ class Agent:
         if self.instruction is None:
             raise UserError("agent: expected reset(instruction) before step(observation)")
         events, self._news = self._news, []
-        was_done, looked, seconds = self.done, False, 0.0
+        was_done, looked = self.done, False
         asked: list[Ask] = []
         observation = self._seen(observation)
         heard = self._hear(events)
@@ -163,7 +163,8 @@ class Agent:
                 self.policy.check(observation)  # a wrong one is the caller's to mend, before it moves
             looked, start = True, time.perf_counter()
             asks = yield from self._look(lane, observation.with_instruction(self.instruction))
-            seconds += time.perf_counter() - start - sum(ask.waited for ask in asks)
+            took = time.perf_counter() - start - sum(ask.waited for ask in asks)
+            self._answers[-1].seconds = took
             asked += asks
             heard = self._hear(events) or heard
         if self.done and not was_done:
@@ -176,7 +177,7 @@ class Agent:
             action, subtask = self._hold(), self.plan.text if self.plan else ""
             events.append("held")
         self._last = action
-        said, age = (heard.said, self._now - heard.asked) if heard else (None, 0)
+        said, age, seconds = (heard.said, self._now - heard.asked, heard.seconds) if heard else (None, 0, 0.0)
         self._now += 1
         thinking, waited = sum(ask.seconds for ask in asked), sum(ask.waited for ask in asked)
         times = seconds, thinking, waited, age

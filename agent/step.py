@@ -19,9 +19,9 @@ class Step:
     is in force), "held", "done", and "planner failed: ..." (or "controller"; "garbled" instead of "failed"
     where the text was at fault and not the software).
     looked: whether this tick used an observation; then `said` is what the planner wrote (also a "done" that
-    is not believed yet) and `seconds` is what plan and chunk took together, of which the levels themselves
-    took `thinking`; `waited` is how long their questions waited for those of others. Under a realtime clock
-    `said` comes `age` ticks after the observation that it was written on.
+    is not believed yet) and `seconds` is what that look took, plan and chunk together. Under a realtime clock
+    `said` comes `age` ticks after the observation that it was written on. thinking: seconds that the levels
+    took in this tick; waited: how long their questions waited for those of others.
     """
 
     action: np.ndarray
@@ -49,4 +49,5 @@ class Answer:
     used: int
     said: Plan | None = None
     chunk: ActionChunk | None = None
+    seconds: float = 0.0
     failed: list[str] = field(default_factory=list)

@@ -63,7 +63,7 @@ class EpisodeView:
         """moment: seconds, progress, success, instruction."""
         self._step, self._moment = step, moment
         now = moment["seconds"]
-        if step.looked:
+        if step.said is not None:
             self._looks.append(step.seconds * 1000)
         if moment["instruction"] != self.instruction:
             self.instruction = moment["instruction"]
