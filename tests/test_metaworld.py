@@ -14,6 +14,7 @@ from benchmark_checks import (  # noqa: E402
 
 from envs.benchmarks.metaworld import MetaworldEnv  # noqa: E402
 from envs.benchmarks.metaworld_tasks import INSTRUCTIONS, TASKS  # noqa: E402
+from envs.errors import WorldError  # noqa: E402
 from envs.registry import benchmark, make  # noqa: E402
 
 
@@ -37,6 +38,9 @@ def test_suites_are_the_packages_and_cover_it():
 
 def test_a_seed_is_a_task_and_a_trial():
     env = make("metaworld_hard", pixels="lazy", drawing="fast")
+    with pytest.raises(WorldError, match="task 'push' of suite 'metaworld_hard': expected one, 2 have it"):
+        make("metaworld_hard", "push")
+    assert make("metaworld_hard", "Pick place").family == "pick-place-v3"
     env.begin(8)
     assert (env.stratum, env.trial, env.state_id) == ("pick-out-of-hole-v3", 1, 1)
     env.begin(6 * 53)
