@@ -23,17 +23,9 @@ import numpy as np
 
 from backbone.errors import UserError
 from backbone.observation import Observation
-from training.dataset import (
-    CAMERAS,
-    DISTURBED,
-    TABLETOP,
-    TEACHER,
-    DatasetWriter,
-    Episode,
-    Job,
-    encode_png,
-)
+from training.dataset import DatasetWriter
 from training.drivers import Bursts, Turns
+from training.episodes import CAMERAS, DISTURBED, TABLETOP, TEACHER, Episode, Job, encode_png
 from training.progress import Bar
 from training.statistics import describe_images
 

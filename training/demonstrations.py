@@ -13,8 +13,8 @@ from backbone.errors import UserError
 from envs.contract import EvaluationEnv
 from envs.registry import BENCHMARKS, benchmark, make
 from envs.suites import EVALUATION_START, SUITES
-from training.dataset import Episode, Job, Layout, encode_png
 from training.drivers import Shakes
+from training.episodes import Episode, Job, Layout, encode_png
 from training.statistics import describe_images
 
 STATISTICS_EVERY = 8  # frames; large pictures would fill the memory
