@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from benchmark_checks import check_bad_input
 from scipy.spatial.transform import Rotation
 
 from envs.benchmarks.common import episode, find_task
@@ -251,6 +252,7 @@ def test_bad_actions_are_refused(env):
         env.step(np.full(7, np.nan))
     with pytest.raises(WorldError, match="a seed is a whole number"):
         env.begin(-1)
+    check_bad_input(env)
 
 
 def test_unknown_names_give_one_line(package):

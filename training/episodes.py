@@ -4,12 +4,17 @@ recorded."""
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from backbone.errors import UserError
+
+if TYPE_CHECKING:
+    from envs.contract import Label
 
 FPS = 20
 CAMERAS = {"front": (128, 128), "wrist": (64, 64)}
@@ -136,3 +141,57 @@ class Job:
     @property
     def key(self) -> str:
         return episode_key(self.suite, self.family, self.seed)
+
+
+def take_turns(
+    tasks: Mapping[str, Sequence[str]], suites: Sequence[str], episodes: int, families: Sequence[str] | None
+) -> list[tuple[str, str, int]]:
+    """Suites in turn (name one twice for twice the share), in each its `tasks` in turn -> suite, task, how
+    often that has come before."""
+    places = dict.fromkeys(suites, 0)
+    turns = []
+    for n in range(episodes):
+        suite = suites[n % len(suites)]
+        known = [task for task in tasks[suite] if families is None or task in families]
+        if not known:
+            raise UserError(f"family: expected one of suite '{suite}', got {', '.join(families or ())}")
+        before, task = divmod(places[suite], len(known))
+        places[suite] += 1
+        turns.append((suite, known[task], before))
+    return turns
+
+
+class Row(NamedTuple):
+    """One control step: what the caller kept before it, what the teacher said, who did what."""
+
+    kept: Any
+    state: np.ndarray
+    label: Label
+    instruction: str
+    executed: np.ndarray
+    who: int
+    success: bool
+
+
+def from_rows(
+    job: Job, rows: Sequence[Row], images: dict[str, list[bytes]], image_stats: dict[str, Any]
+) -> Episode:
+    """The episode of all its steps and their pictures."""
+    _, state, labels, instruction, executed, who, success = zip(*rows, strict=True)
+    points = [(-1.0, -1.0) if label.point is None else label.point for label in labels]
+    return Episode(
+        seed=job.seed,
+        suite=job.suite,
+        family=job.family,
+        images=images,
+        state=np.array(state, np.float32),
+        action=np.array([label.action for label in labels], np.float32),
+        action_executed=np.array(executed, np.float32),
+        target=np.array(points, np.float32),
+        driver=np.array(who, np.int64),
+        success=np.array(success, bool),
+        instruction=list(instruction),
+        subtask=[label.subtask for label in labels],
+        memory=[label.memory for label in labels],
+        image_stats=image_stats,
+    )
