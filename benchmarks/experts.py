@@ -63,7 +63,7 @@ def main(settings: Settings) -> int:
     env = make(settings.suite, settings.family, pixels="lazy")
     if env.teacher() is None:
         raise WorldError(f"suite: expected one with a scripted teacher, got '{settings.suite}'")
-    tasks = (settings.family,) if settings.family else env.tasks[settings.suite]
+    tasks = (env.family,) if env.family else env.tasks[settings.suite]
     jobs = [(settings.suite, task, settings.episodes) for task in tasks]
     workers = min(settings.workers or os.cpu_count() or 1, len(jobs))
     begun = time.perf_counter()

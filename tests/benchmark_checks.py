@@ -4,7 +4,28 @@ import numpy as np
 import pytest
 
 from envs.errors import WorldError
-from envs.registry import make
+from envs.registry import benchmark, make
+
+
+def world(suite, family=None):
+    """A fixture: a world that draws quickly, one for all tests of a module."""
+
+    @pytest.fixture(scope="module")
+    def made():
+        env = make(suite, family, pixels="lazy", drawing="fast")
+        yield env
+        env.close()
+
+    return made
+
+
+def check_contract(env, shapes, seeds, other, starts_differ=True):
+    """All of it; `other`: a suite to be tried as it is by default."""
+    assert set(env.tasks) == set(benchmark(env.suite).suites)
+    check_lazy(env, shapes)
+    check_same_bits(env, seeds, starts_differ=starts_differ)
+    check_bad_input(env)
+    check_space(make(other))
 
 
 def check_lazy(env, shapes):

@@ -2,29 +2,18 @@
 
 import numpy as np
 import pytest
+from benchmark_checks import check_contract, world
+
+from envs.registry import make
 
 pytest.importorskip("gym_aloha")
 
-from benchmark_checks import check_bad_input, check_lazy, check_same_bits, check_space  # noqa: E402
-
-from envs.benchmarks.aloha import AlohaEnv  # noqa: E402
-from envs.registry import benchmark, make  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def env():
-    env = make("aloha_transfer_cube", pixels="lazy", drawing="fast")
-    yield env
-    env.close()
+env = world("aloha_transfer_cube")
 
 
 def test_contract(env):
     assert env.rate == 50 and env.max_steps == 400 and env.rest == "last"
-    assert tuple(AlohaEnv.tasks) == benchmark("aloha_insertion").suites
-    check_lazy(env, {"front": (480, 640, 3)})
-    check_same_bits(env, seeds=(1, 2))
-    check_bad_input(env)
-    check_space(AlohaEnv("aloha_insertion"))
+    check_contract(env, {"front": (480, 640, 3)}, seeds=(1, 2), other="aloha_insertion")
 
 
 @pytest.mark.parametrize("task", ["transfer_cube", "insertion"])

@@ -18,20 +18,9 @@ import pytest
 from PIL import Image
 
 from backbone.errors import UserError
-from training.collect import Job, Recorder, collect, plan_episodes
-from training.dataset import (
-    AGENT,
-    CAMERAS,
-    DISTURBED,
-    TEACHER,
-    DatasetReader,
-    DatasetWriter,
-    Episode,
-    data_path,
-    decode_png,
-    encode_png,
-    repair,
-)
+from training.collect import Recorder, collect, plan_episodes
+from training.dataset import DatasetReader, DatasetWriter, data_path, repair
+from training.episodes import AGENT, CAMERAS, DISTURBED, TEACHER, Episode, Job, decode_png, encode_png
 from training.labels import choose_frames, chunk_labels, past_memory, switch_distance
 from training.statistics import describe_images
 

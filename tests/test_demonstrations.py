@@ -10,8 +10,9 @@ from test_dataset import fake_episode
 from backbone.errors import UserError
 from envs.suites import EVALUATION_START
 from training.collect import collect
-from training.dataset import DatasetReader, DatasetWriter, Layout, decode_png, encode_png, repair
+from training.dataset import DatasetReader, DatasetWriter, repair
 from training.demonstrations import plan_trials
+from training.episodes import Layout, decode_png, encode_png
 from training.lerobot import LeRobotDataset
 
 ARM = Layout("an_arm", 50, {"top": (6, 8)}, ("a", "b", "c"), ("u", "v"))
@@ -83,7 +84,7 @@ def test_a_benchmarks_teacher_is_recorded(recorded):
     from envs.registry import make
 
     reader, data = DatasetReader(recorded), LeRobotDataset(recorded)
-    env = make("ogbench_cube_single", "task1_horizontal", pixels="lazy")
+    env = make("ogbench_cube_single", "task1_horizontal", pixels="lazy", drawing="fast")
     env.reset(seed=EVALUATION_START + 3)  # no trial that an evaluation begins with
     first = reader.read(0)
     assert (first.suite, first.family, first.seed) == ("ogbench_cube_single", "task1_horizontal", 3)

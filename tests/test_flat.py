@@ -18,7 +18,8 @@ from backbone.observation import Observation
 from backbone.presets import preset
 from training.batches import Jitter, Sampler
 from training.cache import THROUGH, Cache, build_cache
-from training.dataset import AGENT, DISTURBED, DatasetReader, DatasetWriter
+from training.dataset import DatasetReader, DatasetWriter
+from training.episodes import AGENT, DISTURBED
 from training.labels import chunk_labels
 from training.start import share_weights
 

@@ -5,31 +5,24 @@ import pytest
 
 pytest.importorskip("gymnasium_robotics")
 
-from benchmark_checks import check_bad_input, check_lazy, check_same_bits, check_space  # noqa: E402
+from benchmark_checks import check_contract, world  # noqa: E402
 from gymnasium_robotics.envs.franka_kitchen.kitchen_env import (  # noqa: E402
     OBS_ELEMENT_GOALS,
     OBS_ELEMENT_INDICES,
 )
 
-from envs.benchmarks.kitchen import ASKED, FrankaKitchenEnv  # noqa: E402
-from envs.registry import benchmark, make  # noqa: E402
+from envs.benchmarks.kitchen import ASKED  # noqa: E402
+from envs.registry import make  # noqa: E402
 
-
-@pytest.fixture(scope="module")
-def env():
-    env = make("kitchen_mixed", pixels="lazy", drawing="fast")
-    yield env
-    env.close()
+env = world("kitchen_mixed")
 
 
 def test_contract(env):
     env.begin(0)
     assert env.rate == 1 / env._env.robot_env.dt and env.max_steps == 280 and env.teacher() is None
-    assert tuple(FrankaKitchenEnv.tasks) == benchmark("kitchen_complete").suites
-    check_lazy(env, {"front": (480, 480, 3)})
-    check_same_bits(env, seeds=(1, 2), starts_differ=False)  # it always begins alike, seen with other noise
-    check_bad_input(env)
-    check_space(FrankaKitchenEnv("kitchen_complete"))
+    shapes = {"front": (480, 480, 3)}
+    # It always begins alike, seen with other noise.
+    check_contract(env, shapes, seeds=(1, 2), other="kitchen_complete", starts_differ=False)
 
 
 def test_the_instruction_names_what_is_asked_in_order(env):

@@ -13,7 +13,8 @@ import pytest
 from test_dataset import fake_episode
 
 from backbone.errors import UserError
-from training.dataset import DatasetWriter, decode_png, encode_png
+from training.dataset import DatasetWriter
+from training.episodes import decode_png, encode_png
 from training.lerobot import LeRobotDataset
 
 FPS, LENGTHS = 10, (7, 12, 9)

@@ -7,10 +7,12 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from benchmark_checks import check_bad_input
 from scipy.spatial.transform import Rotation
 
+from envs.benchmarks.common import episode, find_task
 from envs.benchmarks.libero import LiberoEnv, axis_angle, check_mujoco
-from envs.benchmarks.libero_tasks import HORIZONS, SUITES, base_suite, episode, tasks
+from envs.benchmarks.libero_tasks import HORIZONS, SUITES, base_suite, tasks
 from envs.contract import state_key
 from envs.errors import WorldError
 from envs.registry import benchmark, make
@@ -81,11 +83,14 @@ def test_axis_angle_is_robosuites(package):
 
 
 def test_seeds_are_fifty_trials_of_each_task(package):
-    found = [episode("libero_goal", None, seed) for seed in range(500)]
-    assert sorted(found) == [(task, trial) for task in range(10) for trial in range(50)]
-    assert found[23] == (3, 2)
-    assert episode("libero_goal", "put_the_bowl_on_the_plate", 7) == (8, 7)
-    assert episode("libero_goal", "wine bottle on top", 7)[1] == 7
+    names = tuple(task.name for task in tasks("libero_goal"))
+    found = [episode(seed, names) for seed in range(500)]
+    assert sorted(found) == [(task, trial) for task in sorted(names) for trial in range(50)]
+    assert found[23] == (names[3], 2)
+    assert find_task("libero_goal", names, "put_the_bowl_on_the_plate") == names[8]
+    env = make("libero_goal", family="wine bottle on top")
+    assert (env.stratum, env.trial) == episode(0, names, env.family) == (names[2], 0)
+    assert episode(7, names, env.family) == (names[2], 7)
     assert [len(tasks(s)) for s in HORIZONS] == [10, 10, 10, 10, 90]
 
 
@@ -115,7 +120,7 @@ def test_ten_ticks_to_settle_are_not_counted(env):
     env.begin(0)
     _, data = env._scene.handles
     assert data.time == pytest.approx(tasks("libero_spatial")[0].states[0][0] + 10 / 20)
-    assert env._steps == 0
+    assert env.steps == 0
 
 
 def test_an_episode_does_not_know_what_ran_before_it(env):
@@ -247,6 +252,7 @@ def test_bad_actions_are_refused(env):
         env.step(np.full(7, np.nan))
     with pytest.raises(WorldError, match="a seed is a whole number"):
         env.begin(-1)
+    check_bad_input(env)
 
 
 def test_unknown_names_give_one_line(package):

@@ -2,26 +2,15 @@
 
 import numpy as np
 import pytest
+from benchmark_checks import check_contract, world
+
+from envs.benchmarks.metaworld_tasks import INSTRUCTIONS, TASKS
+from envs.errors import WorldError
+from envs.registry import make
 
 pytest.importorskip("metaworld")
 
-from benchmark_checks import (  # noqa: E402
-    check_bad_input,
-    check_lazy,
-    check_same_bits,
-    check_space,
-)
-
-from envs.benchmarks.metaworld import MetaworldEnv  # noqa: E402
-from envs.benchmarks.metaworld_tasks import INSTRUCTIONS, TASKS  # noqa: E402
-from envs.registry import benchmark, make  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def env():
-    env = make("metaworld_mt50", "drawer-open-v3", pixels="lazy", drawing="fast")
-    yield env
-    env.close()
+env = world("metaworld_mt50", "drawer-open-v3")
 
 
 def test_suites_are_the_packages_and_cover_it():
@@ -32,11 +21,13 @@ def test_suites_are_the_packages_and_cover_it():
     assert [len(group) for group in groups] == [28, 11, 6, 5]
     assert sorted(sum(groups, ())) == sorted(INSTRUCTIONS)
     assert len(set(INSTRUCTIONS.values())) == 50  # an instruction names its task
-    assert set(TASKS) == set(benchmark("metaworld_mt50").suites)
 
 
 def test_a_seed_is_a_task_and_a_trial():
     env = make("metaworld_hard", pixels="lazy", drawing="fast")
+    with pytest.raises(WorldError, match="task 'push' of suite 'metaworld_hard': expected one, 2 have it"):
+        make("metaworld_hard", "push")
+    assert make("metaworld_hard", "Pick place").family == "pick-place-v3"
     env.begin(8)
     assert (env.stratum, env.trial, env.state_id) == ("pick-out-of-hole-v3", 1, 1)
     env.begin(6 * 53)
@@ -63,10 +54,8 @@ def test_trials_are_the_published_goals(env):
 
 
 def test_contract(env):
-    check_lazy(env, {"front": (480, 480, 3), "wrist": (480, 480, 3)})
-    check_same_bits(env, seeds=(2, 7))
-    check_bad_input(env)
-    check_space(MetaworldEnv("metaworld_mt10"))
+    shapes = {"front": (480, 480, 3), "wrist": (480, 480, 3)}
+    check_contract(env, shapes, seeds=(2, 7), other="metaworld_mt10")
 
 
 def test_the_picture_is_upright(env):

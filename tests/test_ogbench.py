@@ -12,25 +12,14 @@ import pytest
 
 pytest.importorskip("ogbench")
 
-from benchmark_checks import check_bad_input, check_lazy, check_same_bits, check_space  # noqa: E402
+from benchmark_checks import check_contract, world  # noqa: E402
 
-from envs.benchmarks.ogbench import TASKS, OgbenchEnv  # noqa: E402
+from envs.benchmarks.ogbench import TASKS  # noqa: E402
 from envs.contract import DONE  # noqa: E402
-from envs.registry import benchmark, make  # noqa: E402
+from envs.registry import make  # noqa: E402
 
-
-@pytest.fixture(scope="module")
-def scene():
-    env = make("ogbench_scene", pixels="lazy", drawing="fast")
-    yield env
-    env.close()
-
-
-@pytest.fixture(scope="module")
-def double():
-    env = make("ogbench_cube_double", pixels="lazy", drawing="fast")
-    yield env
-    env.close()
+scene = world("ogbench_scene")
+double = world("ogbench_cube_double")
 
 
 def solve(env):
@@ -48,16 +37,12 @@ def test_tasks_are_the_packages(scene, double):
     for env, steps in ((scene, 750), (double, 500)):
         assert tuple(task["task_name"] for task in env.world.task_infos) == TASKS[env.suite]
         assert env.max_steps == steps and env.rate == 1 / env.world.control_timestep()
-    assert set(TASKS) == set(benchmark("ogbench_scene").suites)
     scene.begin(8)
     assert (scene.stratum, scene.trial) == ("task4_put_in_drawer", 1)
 
 
 def test_contract(scene):
-    check_lazy(scene, {"front": (64, 64, 3)})
-    check_same_bits(scene, seeds=(3, 9))
-    check_bad_input(scene)
-    check_space(OgbenchEnv("ogbench_cube_single"))
+    check_contract(scene, {"front": (64, 64, 3)}, seeds=(3, 9), other="ogbench_cube_single")
 
 
 def test_the_goal_in_words(scene, double):

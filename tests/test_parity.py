@@ -21,8 +21,9 @@ from envs.tabletop.language import all_words
 from envs.tabletop.teacher import Teacher
 from training.batches import Jitter, Sampler
 from training.cache import Cache, build_cache
-from training.collect import Job, Recorder
+from training.collect import Recorder
 from training.dataset import DatasetReader, DatasetWriter
+from training.episodes import Job
 
 JOB = Job("core", "stow", 4)  # no block is pushed in its first frames, so its actions alone repeat it
 FRAMES = 24

@@ -10,7 +10,7 @@ import pytest
 
 from agent.policy import Policy
 from training.cache import Cache
-from training.dataset import AGENT
+from training.episodes import AGENT
 
 SMALL = "--episodes 8 --suites core --minutes 0.03 --rounds 1 --round-episodes 4 --round-minutes 0.03"
 SMALL += " --final-minutes 0.03 --batches 2 2 --processes 1"

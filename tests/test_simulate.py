@@ -16,8 +16,7 @@ from envs.tabletop.skills import HOME
 from envs.tabletop.teacher import Teacher
 from training.batches import Jitter, Sampler
 from training.cache import Cache
-from training.collect import Job
-from training.dataset import DISTURBED
+from training.episodes import DISTURBED, Job
 from training.simulate import Simulator, simulate
 
 

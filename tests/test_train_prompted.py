@@ -22,8 +22,8 @@ from lowlevel.fast import FAST
 from steersman.cli import main
 from training.batches import Jitter
 from training.collect import collect
-from training.dataset import TEACHER
 from training.dropout import Dropout
+from training.episodes import TEACHER
 from training.labels import chunk_labels
 from training.lerobot import LeRobotDataset
 from training.loop import Config, Trainer

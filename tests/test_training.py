@@ -13,7 +13,8 @@ from backbone.tokenizer import EOS, POINT, Tokenizer
 from envs.tabletop.language import all_words
 from training.batches import Jitter, Prefetch, Sampler, jitter_images, kind_of
 from training.cache import Cache, build_cache
-from training.dataset import DatasetReader, DatasetWriter, decode_png
+from training.dataset import DatasetReader, DatasetWriter
+from training.episodes import decode_png
 from training.loop import Config, Trainer
 from training.schedule import Average, learning_rate
 from training.start import LEAST_RANGE, action_range

@@ -19,7 +19,7 @@ from backbone.layout import Layout
 from backbone.nano import NANO_LAYOUT
 from backbone.tokenizer import EOS, LOC_BINS, PAD, POINT, SCENE, Tokenizer
 from training.cache import Cache
-from training.dataset import AGENT, TEACHER
+from training.episodes import AGENT, TEACHER
 
 NEAR, FAR = 4, 10  # frames to a switch that count as near, as far
 COLOURS = {"red", "green", "blue", "yellow", "purple", "orange"}

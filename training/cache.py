@@ -28,7 +28,8 @@ import numpy as np
 import tyro
 
 from backbone.errors import UserError
-from training.dataset import CAMERAS, DatasetReader, decode_png, episode_key
+from training.dataset import DatasetReader
+from training.episodes import CAMERAS, decode_png, episode_key
 from training.labels import DONE, NOTHING, choose_frames, chunk_labels, past_memory, switch_distance
 from training.progress import Bar
 

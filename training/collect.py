@@ -17,29 +17,31 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backbone.errors import UserError
 from backbone.observation import Observation
-from training.dataset import (
+from training.dataset import DatasetWriter
+from training.drivers import Bursts, Turns
+from training.episodes import (
     CAMERAS,
     DISTURBED,
     TABLETOP,
     TEACHER,
-    DatasetWriter,
     Episode,
     Job,
+    Row,
     encode_png,
+    from_rows,
+    take_turns,
 )
-from training.drivers import Bursts, Turns
 from training.progress import Bar
 from training.statistics import describe_images
 
 if TYPE_CHECKING:
     from agent.levels import Levels
-    from envs.contract import Label
     from envs.tabletop.world import World
     from training.demonstrations import Demonstrator
 
@@ -51,7 +53,7 @@ AFTER = (5, 40)  # frames of "done" at the end of an episode
 def plan_episodes(
     suites: Sequence[str], episodes: int, seed: int, families: Sequence[str] | None
 ) -> list[Job]:
-    """Suites in turn (name one twice for twice the share), in each its families in turn, a new seed each."""
+    """Suites and their families in turn, a new seed each."""
     from envs.suites import SUITES
 
     for suite in suites:
@@ -60,28 +62,9 @@ def plan_episodes(
             raise UserError(f"suite: expected one of {known}, got '{suite}'")
     if seed < 0 or seed + episodes - 1 > MAX_SEED:
         raise UserError(f"seed: expected seeds from 0 to {MAX_SEED}, got {seed} .. {seed + episodes - 1}")
-    counts: dict[str, int] = {}
-    jobs = []
-    for n in range(episodes):
-        suite = suites[n % len(suites)]
-        known = [f for f in SUITES[suite].families if families is None or f in families]
-        if not known:
-            raise UserError(f"family: expected one of suite '{suite}', got {', '.join(families or ())}")
-        place = counts[suite] = counts.get(suite, -1) + 1
-        jobs.append(Job(suite, known[place % len(known)], seed + n))
-    return jobs
-
-
-class Row(NamedTuple):
-    """One control step: what the caller kept before it, what the teacher said, who did what."""
-
-    kept: Any
-    state: np.ndarray
-    label: Label
-    instruction: str
-    executed: np.ndarray
-    who: int
-    success: bool
+    tasks = {suite: SUITES[suite].families for suite in suites}
+    turns = take_turns(tasks, suites, episodes, families)
+    return [Job(suite, family, seed + n) for n, (suite, family, _) in enumerate(turns)]
 
 
 class Walker:
@@ -138,25 +121,9 @@ class Recorder(Walker):
 
     def episode(self, job: Job, max_steps: int | None = None) -> Episode:
         rows = self.walk(job, lambda world: world.observe()["pixels"], max_steps)
-        pictures, state, labels, instruction, executed, who, success = zip(*rows, strict=True)
-        stacks = {name: np.stack([p[name] for p in pictures]) for name in CAMERAS}
-        points = [(-1.0, -1.0) if label.point is None else label.point for label in labels]
-        return Episode(
-            seed=job.seed,
-            suite=job.suite,
-            family=job.family,
-            images={name: [encode_png(image) for image in stack] for name, stack in stacks.items()},
-            state=np.array(state, np.float32),
-            action=np.array([label.action for label in labels], np.float32),
-            action_executed=np.array(executed, np.float32),
-            target=np.array(points, np.float32),
-            driver=np.array(who, np.int64),
-            success=np.array(success, bool),
-            instruction=list(instruction),
-            subtask=[label.subtask for label in labels],
-            memory=[label.memory for label in labels],
-            image_stats={name: describe_images(stack) for name, stack in stacks.items()},
-        )
+        stacks = {name: np.stack([row.kept[name] for row in rows]) for name in CAMERAS}
+        images = {name: [encode_png(image) for image in stack] for name, stack in stacks.items()}
+        return from_rows(job, rows, images, {name: describe_images(stack) for name, stack in stacks.items()})
 
 
 _recorder: Recorder | Demonstrator | None = None

@@ -13,8 +13,8 @@ from backbone.errors import UserError
 from envs.contract import EvaluationEnv
 from envs.registry import BENCHMARKS, benchmark, make
 from envs.suites import EVALUATION_START, SUITES
-from training.dataset import Episode, Job, Layout, encode_png
 from training.drivers import Shakes
+from training.episodes import Episode, Job, Layout, Row, encode_png, from_rows, take_turns
 from training.statistics import describe_images
 
 STATISTICS_EVERY = 8  # frames; large pictures would fill the memory
@@ -69,17 +69,8 @@ def plan_trials(
     """Suites in turn, in each its `tasks` in turn, of each task the trials `seed`, `seed` + 1, ..."""
     if seed < 0:
         raise UserError(f"seed: expected 0 or more, got {seed}")
-    counts: dict[str, int] = {}
-    jobs = []
-    for n in range(episodes):
-        suite = suites[n % len(suites)]
-        known = [task for task in tasks[suite] if families is None or task in families]
-        if not known:
-            raise UserError(f"family: expected one of suite '{suite}', got {', '.join(families or ())}")
-        place = counts[suite] = counts.get(suite, -1) + 1
-        trial, task = divmod(place, len(known))
-        jobs.append(Job(suite, known[task], seed + trial))
-    return jobs
+    turns = take_turns(tasks, suites, episodes, families)
+    return [Job(suite, task, seed + before) for suite, task, before in turns]
 
 
 class Demonstrator:
@@ -97,7 +88,8 @@ class Demonstrator:
         driver = Shakes(np.random.default_rng([job.seed, 7]), env.action_space.low, env.action_space.high)
         images: dict[str, list[bytes]] = {}
         some: dict[str, list[np.ndarray]] = {}
-        rows, solved = [], False
+        rows: list[Row] = []
+        solved = False
         while not solved and len(rows) < (max_steps or env.max_steps):
             seen, label, instruction = env.look(), teacher.label(), env.task_description
             for name, picture in seen["pixels"].items():
@@ -106,25 +98,9 @@ class Demonstrator:
                     some.setdefault(name, []).append(picture)
             action, who = driver.drive(label.action)
             solved = bool(env.step(action)[-1]["is_success"])
-            rows.append((seen["agent_pos"], label, action, who, solved, instruction))
-        state, labels, executed, drivers, success, instructions = zip(*rows, strict=True)
-        points = [(-1.0, -1.0) if label.point is None else label.point for label in labels]
-        return Episode(
-            seed=job.seed,
-            suite=job.suite,
-            family=job.family,
-            images=images,
-            state=np.array(state, np.float32),
-            action=np.array([label.action for label in labels], np.float32),
-            action_executed=np.array(executed, np.float32),
-            target=np.array(points, np.float32),
-            driver=np.array(drivers, np.int64),
-            success=np.array(success, bool),
-            instruction=list(instructions),
-            subtask=[label.subtask for label in labels],
-            memory=[label.memory for label in labels],
-            image_stats={name: describe_images(np.stack(stack)) for name, stack in some.items()},
-        )
+            rows.append(Row(None, seen["agent_pos"], label, instruction, action, who, solved))
+        stats = {name: describe_images(np.stack(stack)) for name, stack in some.items()}
+        return from_rows(job, rows, images, stats)
 
     def _world(self, job: Job) -> EvaluationEnv:
         if self._env is None or (self._env.suite, self._env.family) != (job.suite, job.family):

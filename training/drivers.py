@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.dataset import AGENT, DISTURBED, TEACHER
+from training.episodes import AGENT, DISTURBED, TEACHER
 
 if TYPE_CHECKING:
     from agent.loop import Agent

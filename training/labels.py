@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.dataset import TEACHER
+from training.episodes import TEACHER
 
 HORIZON = 10  # actions in a chunk
 MEMORY_LAGS = 12  # the past memory a planner is given is 1 .. this many steps old

@@ -27,8 +27,8 @@ import tyro
 
 from backbone.errors import UserError
 from training.cache import LATER, SMALL, clear_leftovers, write_shard
-from training.collect import Job, Walker, begin_worker, plan_episodes
-from training.dataset import AGENT, CAMERAS, DISTURBED, TEACHER
+from training.collect import Walker, begin_worker, plan_episodes
+from training.episodes import AGENT, CAMERAS, DISTURBED, TEACHER, Job
 from training.labels import DONE, HORIZON, NOTHING, chunk_labels, past_memory, switch_distance
 from training.progress import Bar
 

@@ -4,11 +4,13 @@ simulation, quick pictures of it.
 
 from __future__ import annotations
 
+import difflib
+import re
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +20,7 @@ from envs.contract import PIXELS, EvaluationEnv, check_action, check_choice, sta
 from envs.errors import WorldError
 from envs.tabletop.gl import mujoco, no_gl
 
-DRAWINGS = ("fast", "published")
+DRAWINGS = ("published", "fast")
 PERSON = 480  # height in pixels of the picture that people get
 
 
@@ -27,13 +29,16 @@ class Camera:
     """A camera of the model as a policy sees through it.
 
     view: its name in the model, or a free camera. turned: by 180 degrees, for one that is mounted upside
-    down. smooth: in fast drawing a pixel is the mean of so many by so many; for small pictures.
+    down. mirrored: left and right exchanged. hidden: groups of shapes that are not drawn. smooth: in fast
+    drawing a pixel is the mean of so many by so many; for small pictures.
     """
 
     view: str | mujoco.MjvCamera
     height: int
     width: int
     turned: bool = False
+    mirrored: bool = False
+    hidden: tuple[int, ...] = ()
     smooth: int = 1
 
 
@@ -52,7 +57,9 @@ class Pictures:
         if key not in self._renderers:
             self._renderers[key] = self._open(*key)
         renderer = self._renderers[key]
-        renderer.update_scene(data, camera.view)
+        option = mujoco.MjvOption()
+        option.geomgroup[list(camera.hidden)] = 0
+        renderer.update_scene(data, camera.view, option)
         if self._fast:
             for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
                 renderer.scene.flags[flag] = 0
@@ -60,7 +67,9 @@ class Pictures:
         if smooth > 1:  # the card's own smoothing takes a software renderer twice as long
             parts = picture.reshape(camera.height, smooth, camera.width, smooth, 3)
             picture = np.rint(parts.mean((1, 3))).astype(np.uint8)
-        return np.ascontiguousarray(picture[::-1, ::-1]) if camera.turned else picture
+        if camera.turned:
+            picture = picture[::-1, ::-1]
+        return np.ascontiguousarray(picture[:, ::-1] if camera.mirrored else picture)
 
     def _open(self, height: int, width: int) -> mujoco.Renderer:
         vis = self.model.vis  # read once, when the context is made
@@ -80,6 +89,25 @@ class Pictures:
         self._renderers.clear()
 
 
+def find_task(suite: str, tasks: Sequence[str], name: str) -> str:
+    """The task of a suite that is called so, or the only one whose name has this in it. WorldError for none,
+    and for several."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"[\s_-]+", "_", text.strip()).lower()
+
+    wanted = plain(name)
+    hits = [task for task in tasks if plain(task) == wanted]
+    hits = hits or [task for task in tasks if wanted and wanted in plain(task)]
+    if len(hits) == 1:
+        return hits[0]
+    if hits:
+        some = ", ".join(hits[:4]) + (", ..." if len(hits) > 4 else "")
+        raise WorldError(f"task {name!r} of suite '{suite}': expected one, {len(hits)} have it: {some}")
+    close = difflib.get_close_matches(wanted, tasks, n=3, cutoff=0.3) or tasks[:3]
+    raise WorldError(f"unknown task {name!r} in suite '{suite}' of {len(tasks)}; such as {', '.join(close)}")
+
+
 def episode(seed: int, tasks: Sequence[str], family: str | None = None) -> tuple[str, int]:
     """(task, trial) of an episode: seeds go round the tasks, so any run of consecutive seeds is balanced.
     With a family it is that task and the seed is the trial."""
@@ -92,14 +120,17 @@ class BenchmarkEnv(EvaluationEnv):
     """The contract around a benchmark's own simulation, one task at a time.
 
     A benchmark says which `tasks` its suites have, its `cameras`, its instructions, and writes `_start`,
-    `_act`, `_state` and `_simulation`. A success counts from the tick it is seen at, whatever comes after.
-    Rewards are the benchmark's own. drawing: "published" gives the pictures that the package draws, for
-    policies trained on them; "fast" leaves out shadows and smooth edges and is many times quicker on a CPU.
+    `_act`, `_state` and `_simulation`. family: a task, as `find_task` understands it. A success counts from
+    the tick it is seen at, whatever comes after. Rewards are the benchmark's own. drawing: "published" gives
+    the pictures that the package draws, for policies trained on them; "fast" leaves out shadows and smooth
+    edges and is many times quicker on a CPU.
     """
 
     metadata = {"render_modes": ["rgb_array"]}
     tasks: ClassVar[Mapping[str, tuple[str, ...]]]  # of each suite
-    cameras: ClassVar[Mapping[str, Camera]]  # the policy's, by its names; people get the first one, larger
+    cameras: ClassVar[Mapping[str, Camera]]  # the policy's, by its names
+    people: ClassVar[Camera | None] = None  # what people get; by default the first of these, larger
+    moved: ClassVar[Sequence[str]] = ("body_pos", "site_pos", "geom_rgba")  # of the model, by an episode
     state_size: ClassVar[int]
     action_low: ClassVar[Sequence[float]]
     action_high: ClassVar[Sequence[float]]
@@ -113,9 +144,8 @@ class BenchmarkEnv(EvaluationEnv):
         drawing: str = "published",
     ) -> None:
         check_choice("suite", suite, tuple(self.tasks))
-        if family is not None and family not in self.tasks[suite]:
-            known = ", ".join(self.tasks[suite])
-            raise WorldError(f"unknown family {family!r} in suite '{suite}'; known: {known}")
+        if family is not None:
+            family = find_task(suite, self.tasks[suite], family)
         if render_mode is not None:
             check_choice("render mode", render_mode, self.metadata["render_modes"])
         check_choice("pixels setting", pixels, PIXELS)
@@ -145,7 +175,8 @@ class BenchmarkEnv(EvaluationEnv):
 
     @abstractmethod
     def _start(self, task: str, trial: int) -> float:
-        """Put the simulation at the start of a task's trial, the same whatever came before -> progress."""
+        """Put the simulation at the start of a task's trial, the same whatever came before -> progress,
+        1 where the goal is reached already."""
 
     @abstractmethod
     def _act(self, action: np.ndarray) -> tuple[float, bool, float]:
@@ -164,14 +195,14 @@ class BenchmarkEnv(EvaluationEnv):
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         """Starts the episode `seed` (or one drawn at random)."""
         if seed is not None and (not isinstance(seed, (int, np.integer)) or seed < 0):
-            raise WorldError(f"seed: expected a whole number from 0, got {seed!r}")
+            raise WorldError(f"a seed is a whole number from 0 up; got {seed!r}")
         super().reset(seed=None if seed is None else int(seed))
         if seed is None:
             seed = int(self.np_random.integers(10_000_000))
         self.task, self.trial = episode(int(seed), self.tasks[self.suite], self.family)
         with redirect_stdout(sys.stderr):  # some packages print
             self._progress = self._start(self.task, self.trial)
-        self.steps, self._success = 0, False
+        self.steps, self._success = 0, self._progress >= 1.0
         return self._observation(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
@@ -195,26 +226,25 @@ class BenchmarkEnv(EvaluationEnv):
         return {"pixels": pictures, "agent_pos": self.state()}
 
     def render(self) -> np.ndarray | None:
-        """(480, W, 3) uint8 through the first camera, for people; None without a render mode."""
+        """(480, W, 3) uint8 for people; None without a render mode."""
         if self.render_mode is None:
             return None
         self._check_begun("render")
+        if self.people is not None:
+            return self._draw(self.people)
         seen = next(iter(self.cameras.values()))
         width = round(PERSON * seen.width / seen.height)
-        return self._draw(Camera(seen.view, PERSON, width, seen.turned, smooth=2))
+        return self._draw(replace(seen, height=PERSON, width=width, smooth=2))
 
     def state(self) -> np.ndarray:
+        self._check_begun("state")
         return np.array(self._state(), np.float32)
 
     def initial_state(self) -> str:
         """Of where everything is and what can be seen of its state."""
         self._check_begun("initial_state")
         model, data = self._simulation
-        moved = (
-            model.body_pos,
-            model.site_pos,
-            model.geom_rgba,
-        )  # benchmarks set these from episode to episode
+        moved = (getattr(model, name) for name in self.moved)
         return state_key(data.qpos, data.qvel, data.mocap_pos, *moved)
 
     def close(self) -> None:

@@ -8,18 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
-from envs.benchmarks.libero_tasks import HORIZONS, LiberoTask, base_suite, episode, find, quiet, tasks
-from envs.contract import PIXELS, EvaluationEnv, check_action, check_choice, state_key
+from envs.benchmarks.common import BenchmarkEnv, Camera
+from envs.benchmarks.libero_tasks import HORIZONS, LiberoTask, base_suite, quiet, tasks
 from envs.errors import WorldError
-from envs.tabletop.gl import mujoco, no_gl
+from envs.tabletop.gl import mujoco
 
-CAMERAS = {"front": "agentview", "wrist": "robot0_eye_in_hand"}
 SIDE = 256  # of the policy's square pictures
 SETTLE = 10  # ticks inside reset, in which what floats comes to rest
 IDLE = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)  # stands still, gripper open
-DRAWINGS = ("published", "fast")
+COLLISION = (0,)  # the group of shapes that only collide
 _SEED = 7  # of the protocol. Initial states leave out where fixtures stand: that is drawn at reset
 _STATE = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 
@@ -37,144 +35,77 @@ def axis_angle(quaternion: np.ndarray) -> np.ndarray:
     return np.asarray(quaternion[:3], np.float64) * (2.0 * math.acos(w) / length)
 
 
-class LiberoEnv(EvaluationEnv):
-    """One episode after another of a suite.
+class LiberoEnv(BenchmarkEnv):
+    """Action (7,) in [-1, 1]: changes of the hand's pose (OSC) and the gripper, 1 closes. State (8,): hand's
+    position (m), axis-angle (rad), two finger joints (m). Reward: 1 at success. People's picture is not
+    mirrored, so that the instruction's left is left.
 
-    reset(seed): task and published initial state by `episode`. Observation: {"pixels": {"front", "wrist"}
-    (256, 256, 3) uint8, "agent_pos" (8,) float32: hand's position (m), axis-angle (rad), two finger joints
-    (m)}. Action (7,) in [-1, 1]: changes of the hand's pose (OSC) and the gripper, 1 closes. Reward: 1 at
-    success.
-    `terminated` on success; `truncated` after `max_steps`.
-
-    pixels="lazy": observations carry None as pixels, `look()` renders when asked.
-    drawing: "published" draws as robosuite does; "fast" without reflections and smooth edges, three times
-    faster on a CPU, but another look (a stove's steel is dark), which policies have not been trained on.
-    Raises WorldError for an unknown suite, task, render mode, pixels setting or drawing.
+    "fast" drawing is three times faster on a CPU, but another look (a stove's steel is dark), which policies
+    have not been trained on.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
-    rate, linger, rest = 20, 0, "zero"
+    rate = 20
+    # robosuite's buffer begins with the bottom row; published pictures are that turned by 180 degrees: the
+    # right way up, left and right exchanged.
+    cameras = {
+        "front": Camera("agentview", SIDE, SIDE, mirrored=True, hidden=COLLISION),
+        "wrist": Camera("robot0_eye_in_hand", SIDE, SIDE, mirrored=True, hidden=COLLISION),
+    }
+    people = Camera("agentview", 480, 640, hidden=COLLISION)
+    moved = ("body_pos", "body_quat")  # where the fixtures stand
+    state_size = 8
+    action_low, action_high = (-1.0,) * 7, (1.0,) * 7
 
-    def __init__(
-        self,
-        suite: str = "libero_spatial",
-        family: str | None = None,
-        render_mode: str | None = None,
-        pixels: str = "always",
-        drawing: str = "published",
-    ) -> None:
-        tasks(suite)
-        if family is not None:
-            find(suite, family)
-        if render_mode is not None:
-            check_choice("render mode", render_mode, self.metadata["render_modes"])
-        check_choice("pixels setting", pixels, PIXELS)
-        check_choice("drawing", drawing, DRAWINGS)
-        self.suite, self.family, self.render_mode, self.pixels = suite, family, render_mode, pixels
-        self.drawing = drawing
+    def __init__(self, suite: str, *args: Any, **options: Any) -> None:
+        self._tasks = {task.name: task for task in tasks(suite)}
+        self.tasks = {suite: tuple(self._tasks)}
+        super().__init__(suite, *args, **options)
         self.max_steps = HORIZONS[base_suite(suite)]
-        self.task: LiberoTask = tasks(suite)[episode(suite, family, 0)[0]]
         self._scene: Scene | None = None
-        self._state_id: int | None = None
-        self._steps = 0
-        self.action_space = spaces.Box(-1.0, 1.0, (7,), np.float32)
-        parts: dict[str, spaces.Space] = {"agent_pos": spaces.Box(-np.inf, np.inf, (8,), np.float32)}
-        if pixels == "always":
-            picture = spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
-            parts["pixels"] = spaces.Dict({name: picture for name in CAMERAS})
-        self.observation_space = spaces.Dict(parts)
-
-    @property
-    def stratum(self) -> str:
-        return self.task.name
 
     @property
     def task_description(self) -> str:
-        return self.task.instruction
+        return self._tasks[self.task].instruction
 
     @property
-    def state_id(self) -> int | None:
-        return self._state_id
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
-        """Starts evaluation episode `seed` (or one drawn at random), settled."""
-        if seed is None:
-            count = 1 if self.family else len(tasks(self.suite))
-            seed = int(self.np_random.integers(count * len(self.task.states)))
-        number, trial = episode(self.suite, self.family, seed)
-        super().reset(seed=seed)
-        task = tasks(self.suite)[number]
-        if self._scene is None or self._scene.task is not task:
-            self.close()  # one at a time: each holds a gigabyte
-            self._scene = Scene(task, self.drawing)
-        self.task, self._state_id, self._steps = task, trial % len(task.states), 0
-        self._scene.start(self._state_id, _SEED + trial)
-        for _ in range(SETTLE):
-            self._scene.step(np.array(IDLE))
-        return self._observation(), self._info()
-
-    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
-        """One control tick. Raises WorldError on a bad action or before `reset`."""
-        found = check_action(action, 7)
-        self._here("step").step(found.astype(np.float64))
-        self._steps += 1
-        info = self._info()
-        success = info["is_success"]
-        return self._observation(), float(success), success, self._steps >= self.max_steps, info
-
-    def look(self) -> dict[str, Any]:
-        scene = self._here("look")
-        # Turned by 180 degrees from robosuite's buffer, whose first row is the bottom one: the right way up,
-        # left and right exchanged. Our own renderer's first row is the top one.
-        shown = {
-            name: np.ascontiguousarray(scene.picture(camera, SIDE, SIDE)[:, ::-1])
-            for name, camera in CAMERAS.items()
-        }
-        return {"pixels": shown, "agent_pos": scene.state()}
-
-    def state(self) -> np.ndarray:
-        return self._here("state").state()
-
-    def render(self) -> np.ndarray | None:
-        """(480, 640, 3) uint8 for people, not mirrored, so that the instruction's left is left; None without
-        a render mode."""
-        return self._here("render").picture("agentview", 640, 480) if self.render_mode else None
-
-    def initial_state(self) -> str:
-        """Of all joints, and of where the fixtures stand."""
-        model, data = self._here("initial_state").handles
-        return state_key(data.qpos, data.qvel, model.body_pos, model.body_quat)
+    def state_id(self) -> int:
+        return self.trial % len(self._tasks[self.task].states)
 
     def close(self) -> None:
+        super().close()
         if self._scene is not None:
             self._scene.close()
-        self._scene = None
+        self._scene = self.steps = None
 
-    def _here(self, asker: str) -> Scene:
-        if self._scene is None:
-            raise WorldError(f"{asker}: expected a reset() first")
-        return self._scene
+    @property
+    def _simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        return self._scene.handles
 
-    def _observation(self) -> dict[str, Any]:
-        return self.look() if self.pixels == "always" else {"pixels": None, "agent_pos": self._scene.state()}
+    def _start(self, task: str, trial: int) -> float:
+        if self._scene is None or self._scene.task.name != task:
+            self.close()  # one at a time: each holds a gigabyte
+            self._scene = Scene(self._tasks[task])
+        self._scene.start(self.state_id, _SEED + trial)
+        for _ in range(SETTLE):
+            self._scene.step(np.array(IDLE))
+        return self._scene.goal()[1]
 
-    def _info(self) -> dict[str, Any]:
+    def _act(self, action: np.ndarray) -> tuple[float, bool, float]:
+        self._scene.step(action.astype(np.float64))
         success, progress = self._scene.goal()
-        return {
-            "is_success": success,
-            "progress": progress,
-            "family": self.stratum,
-            "task_description": self.task_description,
-            "instruction_changed": False,
-        }
+        return float(success), success, progress
+
+    def _state(self) -> np.ndarray:
+        return self._scene.state()
 
 
 class Scene:
-    """One task's simulation: the benchmark's own environment, without its cameras, and renderers of ours."""
+    """One task's simulation: the benchmark's own environment, without its cameras."""
 
-    def __init__(self, task: LiberoTask, drawing: str = "published") -> None:
+    def __init__(self, task: LiberoTask) -> None:
         check_mujoco(mujoco.__version__)
-        self.task, self.drawing = task, drawing
+        self.task = task
         with quiet():
             from libero.libero.envs.env_wrapper import ControlEnv
 
@@ -193,9 +124,6 @@ class Scene:
         for name in self._world.observation_names - set(_STATE):  # each is computed 25 times a tick
             self._world.modify_observable(name, "enabled", False)
         self._seen: dict[str, np.ndarray] = {}
-        self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
-        self._look = mujoco.MjvOption()
-        self._look.geomgroup[0] = 0  # collision shapes
 
     @property
     def handles(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
@@ -223,28 +151,8 @@ class Scene:
         held = [bool(self._world._eval_predicate(part)) for part in self._world.parsed_problem["goal_state"]]
         return success, 1.0 if success else sum(held) / max(len(held), 1)
 
-    def picture(self, camera: str, width: int, height: int) -> np.ndarray:
-        """(H, W, 3) uint8, the first row on top."""
-        model, data = self.handles
-        if (width, height) not in self._renderers:
-            if self.drawing == "fast":
-                model.vis.quality.offsamples = 0  # read once, when the context is made
-            try:
-                self._renderers[width, height] = mujoco.Renderer(model, height, width)
-            except Exception as error:  # MuJoCo raises many kinds here, depending on what is missing
-                raise no_gl(error) from error
-        renderer = self._renderers[width, height]
-        renderer.update_scene(data, camera, scene_option=self._look)
-        if self.drawing == "fast":
-            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        return renderer.render()
-
     def close(self) -> None:
-        """Frees simulation and GL contexts."""
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
+        """Frees the simulation."""
         self._env.close()
 
 

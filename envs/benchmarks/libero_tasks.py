@@ -6,7 +6,6 @@ Nothing of the benchmark's package is imported before its tasks are asked for.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import logging
 from collections.abc import Iterator
@@ -96,32 +95,3 @@ def tasks(suite: str) -> tuple[LiberoTask, ...]:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def find(suite: str, family: str) -> int:
-    """The number of the task that is called so, or the only one whose name has this in it. WorldError for
-    none, and for several."""
-    names = [t.name for t in tasks(suite)]
-    wanted = "_".join(family.split()).lower()
-    hits = [i for i, name in enumerate(names) if name.lower() == wanted]
-    hits = hits or [i for i, name in enumerate(names) if wanted and wanted in name.lower()]
-    if len(hits) == 1:
-        return hits[0]
-    if hits:
-        some = ", ".join(names[i] for i in hits[:4]) + (", ..." if len(hits) > 4 else "")
-        raise WorldError(f"task {family!r} of suite '{suite}': expected one, {len(hits)} have it: {some}")
-    close = difflib.get_close_matches(wanted, names, n=3, cutoff=0.3) or names[:3]
-    raise WorldError(
-        f"unknown task {family!r} in suite '{suite}' of {len(names)}; such as {', '.join(close)}"
-    )
-
-
-def episode(suite: str, family: str | None, seed: int) -> tuple[int, int]:
-    """Evaluation episode `seed` -> (task number, trial). Seeds go round the tasks, so that 500 from 0 on are
-    50 trials of each of ten; with a family each seed is a trial of it. WorldError for a negative seed."""
-    if seed < 0:
-        raise WorldError(f"a seed is a whole number from 0 up; got {seed}")
-    if family is not None:
-        return find(suite, family), int(seed)
-    count = len(tasks(suite))
-    return int(seed) % count, int(seed) // count
