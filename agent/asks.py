@@ -14,7 +14,7 @@ Asking = Generator["Ask", Any, Done]  # yields questions, is sent the answers, r
 @dataclass(eq=False)
 class Ask:
     """alone: what answers it. together: where set, what answers several of the same `kind` in one pass, given
-    the asks themselves and how many rows the pass has to have.
+    the asks themselves and how many rows the pass has to have. kind: who is asked, and for what.
 
     seconds: what the answer took. waited: until somebody began with it, and until the agent went on.
     """

@@ -67,8 +67,10 @@ class Agent:
         self.controller: Controller = policy if controller is None else controller
         self.clock, self.rest = clock, rest
         self._past = _past(policy)
-        self._joint = planner == "learned" and controller is None and not clock.apart
-        self._lanes = ("plan", "chunk") if clock.apart else ("both",)
+        other = not isinstance(planner, str)  # one that thinks by itself
+        apart = clock.apart or (clock.beside is not None and other)
+        self._joint = planner == "learned" and controller is None and not apart
+        self._lanes = ("plan", "chunk") if apart else ("both",)
         self.instruction: str | None = None
         self.revision = 0
         self.failures = 0
@@ -103,7 +105,10 @@ class Agent:
         self.said: Plan | None = None  # the planner's last word, believed or not
         self.revision += 1
         self.failures = 0
+        if self.clock.beside is not None:
+            self.clock.beside.forget()
         self._now = 0  # ticks
+        self._late = 0  # ticks that the last chunk took
         self._answers: list[Answer] = []  # that are not there yet
         self._due = dict.fromkeys(self._lanes, 0)  # the tick of each lane's next look
         self._chunk: ActionChunk | None = None
@@ -154,18 +159,22 @@ class Agent:
         events, self._news = self._news, []
         was_done, looked = self.done, False
         asked: list[Ask] = []
-        observation = self._seen(observation)
+        observation, beside = self._seen(observation), self.clock.beside
+        if beside is not None:
+            beside.go_on()
         heard = self._hear(events)
         for lane in self._lanes:
-            if not self._looks(lane):
+            if not self._looks(lane) or observation is None:  # a thread got ready since it was asked for
                 continue
             if not looked and hasattr(self.policy, "check"):
                 self.policy.check(observation)  # a wrong one is the caller's to mend, before it moves
-            looked, start = True, time.perf_counter()
-            asks = yield from self._look(lane, observation.with_instruction(self.instruction))
-            took = time.perf_counter() - start - sum(ask.waited for ask in asks)
-            self._answers[-1].seconds = took
-            asked += asks
+            looked, look = True, self._look(lane, observation.with_instruction(self.instruction))
+            if beside is not None:
+                beside.begin(lane, look)
+                beside.wait(lane, self.clock.grace)
+                heard = self._hear(events) or heard
+                continue
+            asked += yield from look
             heard = self._hear(events) or heard
         if self.done and not was_done:
             events.append("done")
@@ -186,7 +195,12 @@ class Agent:
     # -- when to look, and what has come of it
 
     def _busy(self, lane: str) -> bool:
-        return any(answer.lane == lane and answer.at > self._now for answer in self._answers)
+        beside = self.clock.beside
+        return (
+            beside is not None
+            and beside.busy(lane)
+            or any(answer.lane == lane and answer.at > self._now for answer in self._answers)
+        )
 
     def _looks(self, lane: str) -> bool:
         if lane == "chunk" and self.plan is None:
@@ -195,6 +209,9 @@ class Agent:
 
     def _may_look(self, lane: str) -> bool:
         """The same before it is known what comes in with this tick."""
+        beside = self.clock.beside
+        if beside is not None:
+            return self._now >= self._due[lane] and (not beside.busy(lane) or beside.ready())
         coming = any(answer.at <= self._now and answer.said is not None for answer in self._answers)
         return self._looks(lane) or (lane == "chunk" and coming and not self._busy(lane))
 
@@ -221,7 +238,8 @@ class Agent:
             if answer.said is not None:
                 heard, before = answer, self.plan
                 self._believe(answer.said, events)
-                if "chunk" in self._due and (before is None or before.text != self.plan.text):
+                changed = self.plan is not None and (before is None or before.text != self.plan.text)
+                if "chunk" in self._due and changed:
                     self._due["chunk"] = self._now  # at once
             if answer.chunk is not None:
                 self._chunk, self._used = answer.chunk, self._done_actions - answer.used
@@ -252,34 +270,34 @@ class Agent:
         lane "plan") -> what was asked.
         """
         answer = Answer(lane, self._now, self._now, self.revision, self._done_actions)
-        asked: list[Ask] = []
-        plan, clock = self.plan, self.clock
+        started, asked, clock = time.perf_counter(), [], self.clock
+        plan = self.plan
         if lane != "chunk":
             answer.said, answer.chunk = yield from self._write(observation, asked, answer.failed)
             plan = self._in_force(answer.said, self._done_looks + 1)
             if plan is not answer.said:
                 answer.chunk = None
-        if lane != "plan" and plan is not None:
+        if lane != "plan" and plan is not None and answer.revision == self.revision:
             try:
                 if answer.chunk is None:
                     answer.chunk = yield from self._act(observation, plan.text, asked)
                 if not np.isfinite(answer.chunk.actions).all():
                     raise FloatingPointError("the chunk has non-finite actions")
-            except PolicyError:
-                raise
             except Exception as error:  # must not stop the arm in mid-air: the rest of the old chunk stands
                 answer.chunk = None
                 self._failed("controller", error, answer.failed)
         given = clock.plan if lane == "plan" else clock.chunk
-        late = clock.ticks(given, sum(ask.seconds for ask in asked))
-        answer.at = self._now + late
+        late = self._now - answer.asked if clock.beside else clock.ticks(given, sum(a.seconds for a in asked))
+        answer.at, answer.seconds = answer.asked + late, time.perf_counter() - started
+        answer.seconds -= sum(ask.waited for ask in asked)
+        self._late = late if lane != "plan" else self._late
         if lane == "plan":
             again = RETRY if answer.said is None else self.execute
         elif answer.chunk is None:
             again = RETRY
         else:  # the next one has to be there before this one is used up
             again = min(self.execute, max(1, len(answer.chunk.actions) - late))
-        self._due[lane] = self._now + max(again, late)
+        self._due[lane] = answer.asked + max(again, late)
         self._answers.append(answer)
         return asked
 
@@ -299,10 +317,8 @@ class Agent:
                 ask = self._ask(self.policy, "plan", (observation, memory, before))
             else:
                 told = observation, self.instruction, memory, before
-                ask = Ask(lambda: self.planner.plan(*told))
+                ask = Ask(lambda: self.planner.plan(*told), kind=(id(self.planner),))
             return (yield from _answered(ask, asked)), None
-        except PolicyError:
-            raise
         except Exception as error:
             self._failed("planner", error, failed)
             return None, None
@@ -313,7 +329,7 @@ class Agent:
             ask = self._ask(self.policy, "act", (observation,), kept, subtask)
         else:
             given = () if kept is None else (kept,)
-            ask = Ask(lambda: self.controller.act(observation, subtask, *given))
+            ask = Ask(lambda: self.controller.act(observation, subtask, *given), kind=(id(self.controller),))
         return (yield from _answered(ask, asked))
 
     def _ask(self, policy, what: str, given: tuple, kept: np.ndarray | None = None, subtask: str = "") -> Ask:
@@ -321,13 +337,13 @@ class Agent:
         if hasattr(policy, "ask"):
             return policy.ask(what, *given, committed=kept, generator=self._noise, subtask=subtask)
         more = (subtask,) if what == "act" else ()
-        return Ask(lambda: getattr(policy, what)(*given, *more))
+        return Ask(lambda: getattr(policy, what)(*given, *more), kind=(id(policy),))
 
     def _promised(self) -> np.ndarray | None:
         """The actions that will be done while the controller thinks, if it is to know them."""
         clock = self.clock
-        late = clock.ticks(clock.chunk or 0.0, 0.0) if clock.keep else 0
-        if not late or self._chunk is None:
+        late = self._late if clock.beside else clock.ticks(clock.chunk or 0.0, 0.0)
+        if not clock.keep or not late or self._chunk is None:
             return None
         rest = self._chunk.actions[self._used : self._used + late]
         return rest if len(rest) == late else None
@@ -343,6 +359,8 @@ class Agent:
         return hold
 
     def _failed(self, part: str, error: Exception, events: list[str]) -> None:
+        if isinstance(error, PolicyError) and self.clock.beside is None:
+            raise error
         if isinstance(error, UserError):  # unreadable text: the planner's fault, not the software's
             events.append(f"{part} garbled: {error}")
             return

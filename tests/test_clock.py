@@ -126,6 +126,14 @@ def test_what_will_be_done_meanwhile_is_promised():
     assert given[0] == [] and given[1] == pytest.approx([0.6, 0.7])
 
 
+def test_what_comes_within_the_tick_is_not_late():
+    script = Script(Plan("go on"))
+    steps = run(agent_of(script, chunk=0.03, grace=0.03), 12)
+    assert "held" not in [e for s in steps for e in s.events] and steps[0].age == 0
+    with pytest.raises(UserError, match="less than a tick"):
+        Clock(True, rate=20, grace=0.05)
+
+
 def test_what_is_no_clock():
     assert SYNC.ticks(None, 3.0) == 0 and Clock(True, 20).ticks(None, 0.101) == 3
     with pytest.raises(UserError, match="0 seconds or more"):

@@ -57,7 +57,7 @@ def episode(
     teacher = env.teacher() if judged else None
     if teacher is not None:
         teacher.reset()
-    log, safety = _Log(said, float(info["progress"]), rate), Safety(_limits(env))
+    log, safety = _Log(said, float(info["progress"]), rate), Safety(limits(env))
     limit, tick, success_tick = env.max_steps, 0, None
     after, blind = env.linger if after is None else after, agent.blind
     while tick < limit if success_tick is None else tick < success_tick + after:
@@ -116,7 +116,7 @@ def episode(
     return record | derive(record)
 
 
-def _limits(env: EvaluationEnv) -> Limits:
+def limits(env: EvaluationEnv) -> Limits:
     """Those of the world's actions; a simulated robot needs no more."""
     space = env.action_space
     positions = [env.rest == "last"] * space.shape[0]
