@@ -27,8 +27,8 @@ from envs.registry import make
 
 @dataclass
 class Settings:
-    """Which episodes: evaluation seeds SEED, SEED + 1, ... of the tabletop. grace: of a tick, in which an answer
-    is waited for. keep: promise what is done meanwhile.
+    """Which episodes: evaluation seeds SEED, SEED + 1, ... of the tabletop. grace: part of a tick in which an
+    answer is waited for. keep: promise what is done meanwhile.
     """
 
     checkpoint: str = "nano"
@@ -74,8 +74,8 @@ def main(settings: Settings) -> None:
     ages = [row["plan_age_ms"]["p50"] for row in rows if row["plan_age_ms"]["p50"] is not None]
     print(
         f"{np.median(hertz):.2f} Hz of {env.rate}, {late:.2%} of the ticks late by over half a tick, the "
-        f"longest interval {np.median(most):.0f} ms in the median episode; a plan is {np.median(ages):.0f} ms "
-        "old when it comes"
+        f"longest interval {np.median(most):.0f} ms in the median episode; a plan is {np.median(ages):.0f} "
+        "ms old when it comes"
     )
     if settings.out is not None:
         settings.out.write_text(json.dumps(rows, indent=1))
