@@ -111,7 +111,12 @@ class Levels(ModelHubMixin):
             return controller.act_on(run, seen, list(subtasks), kept, noise, started)
 
     def ask(self, what: str, *look, subtask: str = "", **more) -> Ask:
-        """A question for `asks`: "step", "plan" or "act" on this look, alone or with others'."""
+        """A question for `asks`: "step", "plan" or "act" on this look, alone or with others'. Of the actions
+        that are promised no more are kept than the network was trained with.
+        """
+        most = self.network.preset.trained_delay
+        if most and more.get("committed") is not None:
+            more["committed"] = more["committed"][:most]
 
         def together(asks: Sequence[Ask], size: int) -> list:
             looks, texts = (list(column) for column in zip(*(ask.content for ask in asks), strict=True))

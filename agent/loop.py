@@ -45,7 +45,7 @@ class Agent:
     controller: any Controller; the policy's own by default.
     execute: control ticks between looks, at most the length of a chunk.
     clock: whether the world waits. rest: an action that holds still is all zeros but for the gripper, or the
-    "last" one again (where actions are positions).
+    "last" one again (where actions are positions; before there was one, where the robot is).
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class Agent:
         self._done_actions = 0  # of all chunks
         self._done_looks = 0
         self._last: np.ndarray | None = None
+        self._here: np.ndarray | None = None  # the last state that was seen
         self._news: list[str] = []
 
     def say(self, text: str) -> None:
@@ -222,6 +223,7 @@ class Agent:
             raise UserError("agent: expected an observation at this tick (needs_observation), got None")
         if not isinstance(observation, Observation):
             observation = Observation.from_env(observation, self.instruction)
+        self._here = np.atleast_2d(observation.state)[-1]
         if self._past is not None and observation.history is None:
             observation = self._past.add(observation)
         return observation
@@ -350,10 +352,10 @@ class Agent:
 
     def _hold(self) -> np.ndarray:
         """No motion; the gripper (last dimension) keeps what it was told."""
+        if self.rest == "last":
+            return np.array(self._here if self._last is None else self._last, np.float32)
         if self._last is None:
             return np.zeros(self.policy.action_dim, np.float32)
-        if self.rest == "last":
-            return self._last.copy()
         hold = np.zeros_like(self._last)
         hold[-1] = self._last[-1]
         return hold

@@ -13,6 +13,7 @@ from agent.evaluation.episode import run_episode
 from agent.evaluation.settings import Settings, build
 from agent.loop import Agent
 from backbone.errors import UserError
+from backbone.observation import Observation
 from highlevel.plan import Plan
 
 
@@ -132,6 +133,16 @@ def test_what_comes_within_the_tick_is_not_late():
     assert "held" not in [e for s in steps for e in s.events] and steps[0].age == 0
     with pytest.raises(UserError, match="less than a tick"):
         Clock(True, rate=20, grace=0.05)
+
+
+def test_a_robot_of_positions_is_held_where_it_is():
+    agent = Agent(Script(Plan("go on")), clock=Clock(True, rate=20, chunk=0.1), rest="last")
+    agent.reset("go")
+    here = np.linspace(0.1, 0.8, 8).astype(np.float32)
+    seen = Observation(OBSERVATION.images, here)
+    steps = [agent.step(seen if agent.needs_observation else None) for _ in range(3)]
+    assert all(np.array_equal(s.action, here) for s in steps[:2])  # nothing has been thought yet
+    assert not np.array_equal(steps[2].action[:7], here[:7])
 
 
 def test_what_is_no_clock():
