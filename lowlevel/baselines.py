@@ -21,11 +21,15 @@ class ZeroController:
 
 
 class RandomController(ZeroController):
-    """Uniform between low and high, anew at every step. The same seed gives the same actions."""
+    """Uniform between low and high, anew at every step. The same seed gives the same actions.
 
-    def __init__(self, action_dim: int = 7, horizon: int = 10, low=-1.0, high=1.0):
+    walk: where actions are positions, each is a step from the last, from where the robot is (its state) on,
+    as a joint cannot be anywhere at once; a step is uniform within so many of the ranges.
+    """
+
+    def __init__(self, action_dim: int = 7, horizon: int = 10, low=-1.0, high=1.0, walk: float = 0.0):
         super().__init__(action_dim, horizon)
-        self.low, self.high = low, high
+        self.low, self.high, self.walk = low, high, walk
         self.reset()
 
     def reset(self, seed: int = 0) -> None:
@@ -33,4 +37,8 @@ class RandomController(ZeroController):
 
     def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
         actions = self.rng.uniform(self.low, self.high, (self.horizon, self.action_dim))
+        if self.walk:
+            low, high = np.asarray(self.low, float), np.asarray(self.high, float)
+            steps = self.walk * 2 * (actions - (low + high) / 2)
+            actions = np.clip(np.asarray(observation.state) + steps.cumsum(0), low, high)
         return ActionChunk(actions.astype(np.float32), subtask)

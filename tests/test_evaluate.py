@@ -287,3 +287,15 @@ def test_a_hand_with_other_joints_is_an_error_and_seeds_count_once():
     env.close()
     with pytest.raises(UserError, match="each of them once, got 3 again"):
         evaluate(TEACHER, [1, 3, 3], workers=0)
+
+
+def test_random_positions_are_a_walk_from_where_the_robot_is():
+    from backbone.observation import Observation
+    from lowlevel.baselines import RandomController
+
+    low, high = np.array([-1.0, 0.0]), np.array([1.0, 0.1])
+    hand = RandomController(2, 50, low, high, walk=0.02)
+    here = np.array([0.99, 0.05])
+    path = np.concatenate([here[None], hand.act(Observation({}, here), "go").actions])
+    assert (np.abs(np.diff(path, axis=0)) <= 0.02 * (high - low) + 1e-6).all() and np.ptp(path[:, 0]) > 0.05
+    assert (path >= low - 1e-6).all() and (path <= high + 1e-6).all()

@@ -143,7 +143,8 @@ def _controller(name: str, env: EvaluationEnv) -> Controller:
     if name == "zero":
         return ZeroController(space.shape[0])
     if name == "random":
-        return RandomController(space.shape[0], low=space.low, high=space.high)
+        walk = 0.02 if env.rest == "last" else 0.0
+        return RandomController(space.shape[0], low=space.low, high=space.high, walk=walk)
     from agent.oracle import GuideController, ObedientController, TeacherController
     from envs.tabletop.env import TabletopEnv
     from envs.tabletop.teacher import Teacher
