@@ -68,7 +68,7 @@ class Cadence:
         wall = self.seconds or 1.0
         return {
             "hertz_wished": self.rate,
-            "hertz": round(self.ticks / wall, 3),
+            "hertz": round(len(self.intervals) / sum(self.intervals), 3) if self.intervals else None,
             "ticks": self.ticks,
             "overruns": self.overruns,
             "held": self.held,

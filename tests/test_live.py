@@ -154,7 +154,7 @@ def test_nano_acts_in_real_time():
     env.close()
     told = cadence.summary()
     assert agent.failures == 0 and np.linalg.norm(where[-1] - where[0]) > 0.02
-    assert told["ticks"] >= 10 and told["plan_age_ms"]["p50"] >= 50.0
+    assert told["ticks"] >= 10 and 5 < told["hertz"] <= 21
 
 
 def test_what_cannot_be_live():
