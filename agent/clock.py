@@ -19,6 +19,8 @@ class Clock:
     pace, and the controller goes by the plan that it has.
     keep: the actions that the robot will do until the answer is there are promised to the controller, which
     makes a chunk that begins with them (real-time chunking).
+    skip: of a chunk that comes late, pass over as many actions as were done meanwhile. Without, it begins
+    with its first: nothing that was thought is left out, and all of it is done late.
     grace: seconds within a tick that an answer is waited for: one that comes in that time is not late. Less
     than a tick.
     beside: threads to think in. Then nobody waits in fact, answers are there when they are there, and `rate`
@@ -30,6 +32,7 @@ class Clock:
     plan: float | None = None
     chunk: float | None = None
     keep: bool = False
+    skip: bool = True
     grace: float = 0.0
     beside: Beside | None = None
 

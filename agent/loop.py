@@ -12,7 +12,8 @@ Rules, learnt the hard way elsewhere:
 - a planner that fails or writes nothing usable leaves the last subtask standing, a controller that fails
   leaves the rest of its chunk; when nothing is left the robot holds still. Only where somebody else's policy
   is not there, or not what was agreed (PolicyError), does that end the step;
-- of a chunk that comes late, as many actions are passed over as were done since its observation;
+- of a chunk that comes late, as many actions are passed over as were done since its observation (unless
+  `Clock.skip` is off);
 - "done" counts when it is said at two looks in a row. At the first the last subtask goes on: a hand that
   stops on a premature "done" sees the same picture for ever and never takes it back.
 """
@@ -244,7 +245,8 @@ class Agent:
                 if "chunk" in self._due and changed:
                     self._due["chunk"] = self._now  # at once
             if answer.chunk is not None:
-                self._chunk, self._used = answer.chunk, self._done_actions - answer.used
+                done = self._done_actions - answer.used
+                self._chunk, self._used = answer.chunk, done if self.clock.skip else 0
             events += answer.failed
         return heard
 

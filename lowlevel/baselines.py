@@ -39,6 +39,7 @@ class RandomController(ZeroController):
         actions = self.rng.uniform(self.low, self.high, (self.horizon, self.action_dim))
         if self.walk:
             low, high = np.asarray(self.low, float), np.asarray(self.high, float)
-            steps = self.walk * 2 * (actions - (low + high) / 2)
-            actions = np.clip(np.asarray(observation.state) + steps.cumsum(0), low, high)
+            here = np.asarray(observation.state, float)
+            for tick, step in enumerate(self.walk * 2 * (actions - (low + high) / 2)):
+                actions[tick] = here = np.clip(here + step, low, high)
         return ActionChunk(actions.astype(np.float32), subtask)

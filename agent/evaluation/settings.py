@@ -40,6 +40,7 @@ class Settings:
     plan_delay: float | None = None  # milliseconds, of a realtime clock; as long as it takes by default
     chunk_delay: float | None = None
     keep: bool = False  # promise the controller what is done while it thinks
+    skip: bool = True  # pass over what lies behind when a chunk comes
     batch: int = 1  # episodes at a time in a process, their questions answered in one pass
     drawing: str = "published"  # of a benchmark's pictures; "fast" leaves out shadows and the like
     device: str | None = None  # a GPU where there is one, by default
@@ -64,7 +65,7 @@ class Settings:
     def ticking(self, rate: float) -> Clock:
         """The agent's clock in a world of so many control ticks a second."""
         seconds = [None if ms is None else ms / 1000 for ms in (self.plan_delay, self.chunk_delay)]
-        return Clock(self.clock == "realtime", rate, *seconds, self.keep)
+        return Clock(self.clock == "realtime", rate, *seconds, self.keep, self.skip)
 
     @property
     def networked(self) -> bool:
