@@ -12,8 +12,8 @@ Rules, learnt the hard way elsewhere:
 - a planner that fails or writes nothing usable leaves the last subtask standing, a controller that fails
   leaves the rest of its chunk; when nothing is left the robot holds still. Only where somebody else's policy
   is not there, or not what was agreed (PolicyError), does that end the step;
-- of a chunk that comes late, as many actions are passed over as were done since its observation (unless
-  `Clock.skip` is off);
+- of a chunk of positions that comes late, as many are passed over as were done since its observation; one of
+  speeds begins with its first (`Clock.skip`);
 - "done" counts when it is said at two looks in a row. At the first the last subtask goes on: a hand that
   stops on a premature "done" sees the same picture for ever and never takes it back.
 """
@@ -67,6 +67,7 @@ class Agent:
         self.policy, self.planner, self.execute = policy, planner, execute
         self.controller: Controller = policy if controller is None else controller
         self.clock, self.rest = clock, rest
+        self._skip = rest == "last" if clock.skip is None else clock.skip
         self._past = _past(policy)
         other = not isinstance(planner, str)  # one that thinks by itself
         apart = clock.apart or (clock.beside is not None and other)
@@ -246,7 +247,7 @@ class Agent:
                     self._due["chunk"] = self._now  # at once
             if answer.chunk is not None:
                 done = self._done_actions - answer.used
-                self._chunk, self._used = answer.chunk, done if self.clock.skip else 0
+                self._chunk, self._used = answer.chunk, done if self._skip else 0
             events += answer.failed
         return heard
 
@@ -300,7 +301,7 @@ class Agent:
         elif answer.chunk is None:
             again = RETRY
         else:  # the next one has to be there before this one is used up
-            again = min(self.execute, max(1, len(answer.chunk.actions) - late))
+            again = min(self.execute, max(1, len(answer.chunk.actions) - late * self._skip))
         self._due[lane] = answer.asked + max(again, late)
         self._answers.append(answer)
         return asked

@@ -36,7 +36,7 @@ def main(
     plan_delay: float | None = None,
     chunk_delay: float | None = None,
     keep: bool = False,
-    skip: bool = True,
+    skip: bool | None = None,
     workers: int | None = None,
     batch: int = 1,
     drawing: Literal["published", "fast"] = "published",
@@ -65,7 +65,8 @@ def main(
     both take one after the other as long as they do take here.
     chunk_delay: milliseconds that a chunk takes, likewise.
     keep: promise the controller the actions that are done while it thinks (real-time chunking).
-    skip: of a chunk that comes late, pass over what was done meanwhile; or begin with its first action.
+    skip: of a chunk that comes late, pass over what was done meanwhile (as is usual where actions are
+    positions), or begin with its first action (as is usual where they are speeds).
     workers: processes; the number of cores by default.
     batch: episodes at a time in a process, their networks in one pass. An episode's outcome does not depend
     on which others ran beside it, only on this number, which rounds sums in another order.

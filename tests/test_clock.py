@@ -18,7 +18,7 @@ from highlevel.plan import Plan
 
 
 def agent_of(script, **clock) -> Agent:
-    agent = Agent(script, clock=Clock(realtime=True, rate=20, **clock))
+    agent = Agent(script, clock=Clock(realtime=True, rate=20, **{"skip": True} | clock))
     agent.reset("go")
     return agent
 
@@ -45,6 +45,13 @@ def test_what_is_done_meanwhile_is_passed_over():
     assert [i for i, s in enumerate(steps) if s.looked] == [0, 8, 16]
     assert [(i, s.age) for i, s in enumerate(steps) if s.said is not None] == [(2, 2), (10, 2), (18, 2)]
     assert "held" not in [e for s in steps[2:] for e in s.events]
+
+
+def test_speeds_are_all_done_and_positions_are_passed_over():
+    for options, first in (({}, 0), ({"rest": "last"}, 2)):
+        agent = Agent(Script(Plan("go on")), clock=Clock(True, rate=20, chunk=0.1), **options)
+        agent.reset("go")
+        assert numbers(run(agent, 12))[10] == first
 
 
 def test_a_chunk_that_is_nearly_used_up_is_asked_for_in_time():

@@ -40,7 +40,7 @@ class Settings:
     plan_delay: float | None = None  # milliseconds, of a realtime clock; as long as it takes by default
     chunk_delay: float | None = None
     keep: bool = False  # promise the controller what is done while it thinks
-    skip: bool = True  # pass over what lies behind when a chunk comes
+    skip: bool | None = None  # pass over what lies behind when a chunk comes late; positions by default
     batch: int = 1  # episodes at a time in a process, their questions answered in one pass
     drawing: str = "published"  # of a benchmark's pictures; "fast" leaves out shadows and the like
     device: str | None = None  # a GPU where there is one, by default
