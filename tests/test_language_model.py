@@ -7,6 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    CLIPImageProcessor,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
@@ -14,8 +15,8 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from agent.evaluation.settings import Settings, build
 from agent.loop import Agent
 from agent.planners import is_foreign_planner, open_planner, planner_identity
 from backbone.errors import UserError
@@ -170,7 +171,7 @@ def directory(tmp_path_factory):
         extra_special_tokens=["<image>"],
     )  # fmt: skip
     size = {"height": 16, "width": 16}
-    images = CLIPImageProcessorPil(size=size, crop_size=size)
+    images = CLIPImageProcessor(size=size, crop_size=size)
     processor = LlavaProcessor(
         images, tokenizer, patch_size=8, vision_feature_select_strategy="default", chat_template=TEMPLATE,
         num_additional_image_tokens=1,
@@ -267,6 +268,19 @@ def test_garbage_leaves_the_last_subtask_standing(directory):
     garbled = [e for step in steps for e in step.events if e.startswith("planner garbled: answer: expected")]
     assert garbled and all("\n" not in event for event in garbled)
     assert {step.subtask for step in steps} == {RED} and agent.memory == "m" and agent.failures == 0
+
+
+def test_it_plans_in_a_world_by_its_name(directory):
+    env, agent = build(Settings(planner=f"vlm:{directory}", controller="obedient", device="cpu"))
+    try:
+        observation, _ = env.reset(seed=0)
+        agent.planner.new_tokens = 4
+        assert "pick up the red block" in agent.planner.dialect.rules("front")
+        agent.reset(env.task_description)
+        step = agent.step(env.look())
+    finally:
+        env.close()
+    assert step.events[0].startswith("planner garbled: answer: expected") and not step.action[:6].any()
 
 
 def test_what_is_no_model_is_refused_in_one_line(directory, tmp_path):
