@@ -52,7 +52,8 @@ def main(
     checkpoint: "nano" (shipped), a checkpoint directory, or somebody else's policy: ws://HOST:PORT?robot=NAME
     (openpi's protocol) or lerobot:PATH; one or several.
     planner: learned; oracle (the scripted teacher writes the plan); none (the instruction in the subtask's
-    place); frozen, shuffled, empty, words-only, point-only (see `steersman blame`); one or several.
+    place); frozen, shuffled, empty, words-only, point-only (see `steersman blame`); or somebody else's model:
+    vlm:NAME (transformers) or openai:MODEL@BASE_URL (see docs/planners.md); one or several.
     out: folder for the results; outputs/evaluate/SUITE-PLANNER by default.
     family: only this task family (sort, stack, stow, clear, swap, press), or task of a benchmark.
     controller: learned; teacher (the scripted teacher moves the arm, for diagnosis); random and zero, which
@@ -112,9 +113,15 @@ def names(runs: Sequence[Settings]) -> list[str]:
     several = len({settings.checkpoint for settings in runs}) > 1
     found = []
     for settings in runs:
-        who = re.sub(r"[^\w.-]+", "_", str(settings.checkpoint)).strip("_.") if several else None
-        found.append("-".join(filter(None, (settings.suite, settings.family, settings.planner, who))))
+        who = _plain(settings.checkpoint) if several else None
+        parts = settings.suite, settings.family, _plain(settings.planner), who
+        found.append("-".join(filter(None, parts)))
     return found
+
+
+def _plain(name: str) -> str:
+    """A name as a folder may be called."""
+    return re.sub(r"[^\w.-]+", "_", str(name)).strip("_.")
 
 
 def sure_line(summary: dict[str, Any]) -> str:

@@ -14,12 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from agent.planners import is_foreign_planner, open_planner
 from backbone.errors import UserError
 from backbone.observation import Observation
 from envs.contract import EvaluationEnv, Guide
+from envs.tabletop import language as L
 from envs.tabletop.commands import Command, happened, point, possible, understand
 from envs.tabletop.env import TabletopEnv
 from envs.tabletop.world import World
+from highlevel.language_model import Dialect
 from highlevel.plan import DONE, Plan, Target, parse_plan_text
 from highlevel.planner import Planner
 
@@ -187,12 +190,16 @@ def typed_text(given: str) -> str:
     return text
 
 
-def make(name: str, env: EvaluationEnv, policy=None, plan: str | None = None) -> str | Planner:
-    """A planner by its name (one of PLANNERS), for this world and network; "learned" and "none" are the
-    agent's own. plan: the subtasks of a typed one.
+def make(
+    name: str, env: EvaluationEnv, policy=None, plan: str | None = None, device: str = "cpu"
+) -> str | Planner:
+    """A planner by its name (one of PLANNERS, or of `agent.planners`), for this world and network; "learned"
+    and "none" are the agent's own. plan: the subtasks of a typed one. device: for somebody else's model.
     """
     if name in ("learned", "none"):
         return name
+    if is_foreign_planner(name):
+        return open_planner(name, dialect(env), device)
     if name == "oracle":
         from agent.oracle import OraclePlanner
 
@@ -209,6 +216,19 @@ def make(name: str, env: EvaluationEnv, policy=None, plan: str | None = None) ->
     if name == "shuffled":
         return Shuffled(inner, tabletop(env, "planner", name))
     return {"frozen": Frozen, "words-only": WordsOnly, "point-only": PointOnly}[name](inner)
+
+
+def dialect(env: EvaluationEnv) -> Dialect:
+    """What a language model is told of the controller: on the tabletop how subtasks are worded there, all of
+    them and whatever the scene; elsewhere nothing, and it does not point.
+    """
+    if not isinstance(env, TabletopEnv):
+        return Dialect(camera=None)
+    puts = L.put_in_bin("red", "blue"), L.put_in_box("red"), L.put_in_drawer("red"), L.put_on_table("red")
+    mats = tuple(L.put_on_mat("red", side) for side in L.SIDES)
+    stacks = L.stack_on("red", "blue"), L.stack_on("green", "red", 2)
+    buttons = L.press("red"), L.lift("red")
+    return Dialect(examples=(L.pick("red"), *puts, *mats, *stacks, *buttons, L.OPEN_DRAWER, L.CLOSE_DRAWER))
 
 
 def guide(env: EvaluationEnv, level: str, name: str) -> Guide:

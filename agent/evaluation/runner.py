@@ -23,6 +23,7 @@ from agent.evaluation.sequential import UntilSure
 from agent.evaluation.settings import Settings
 from agent.evaluation.slots import Measure, Slots
 from agent.evaluation.store import Record, Store
+from agent.planners import LOCAL
 from backbone.errors import UserError
 from envs.errors import WorldError
 
@@ -140,7 +141,7 @@ def _work(settings: Settings, pipe: Connection, measure: Measure | None) -> None
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     try:
-        if settings.networked:
+        if settings.networked or settings.planner.startswith(LOCAL):
             import torch
 
             torch.set_num_threads(1)

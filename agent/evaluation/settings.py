@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from agent.clock import Clock
 from agent.evaluation import planners
 from agent.loop import Agent
+from agent.planners import is_foreign_planner
 from agent.policies import is_foreign, open_policy
 from backbone.errors import UserError
 from envs.contract import EvaluationEnv
@@ -24,7 +25,7 @@ class Settings:
     """Who is evaluated on what. All but what is learned is for diagnosis: planners that are wrong on purpose
     (see `planners`), the teacher as controller, the teacher's hand doing as it is told ("obedient"), and what
     any controller has to beat ("random", "zero"). checkpoint and controller may name somebody else's policy
-    (see `agent.policies`).
+    (see `agent.policies`), planner somebody else's model (see `agent.planners`).
     """
 
     suite: str = "core"
@@ -52,8 +53,10 @@ class Settings:
             ("controller", self.controller, CONTROLLERS),
             ("clock", self.clock, CLOCKS),
         ):
-            if value not in known and not (name == "controller" and is_foreign(value)):
-                raise UserError(f"{name}: expected one of {', '.join(known)}, got '{value}'")
+            others = {"controller": is_foreign, "planner": is_foreign_planner}.get(name)
+            if value not in known and not (others and others(value)):
+                also = ", vlm:NAME or openai:MODEL@BASE_URL" if name == "planner" else ""
+                raise UserError(f"{name}: expected one of {', '.join(known)}{also}, got '{value}'")
         if is_foreign(self.checkpoint) and self.planner == "learned":
             object.__setattr__(self, "planner", "none")  # somebody else's policy writes no plans
         if self.execute is None:
@@ -121,7 +124,8 @@ def build(settings: Settings, policy=None, render_mode: str | None = None) -> tu
             )
     elif settings.controller != "learned":
         controller = _controller(settings.controller, env)
-    planner = planners.make(settings.planner, env, policy, settings.plan)
+    device = _device(settings) if is_foreign_planner(settings.planner) else "cpu"
+    planner = planners.make(settings.planner, env, policy, settings.plan, device)
     clock = settings.ticking(env.rate)
     agent = Agent(policy or controller, planner, controller, settings.execute, clock, env.rest)
     return env, agent

@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.evaluation.provenance import SCHEMA, provenance
 from agent.evaluation.settings import Settings
+from agent.planners import is_foreign_planner, planner_identity
 from agent.policies import identity
 from backbone.errors import UserError
 
@@ -103,11 +104,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def fingerprint(settings: Settings) -> str | None:
-    """sha256 of the weights that are evaluated, and what tells somebody else's policy from others; None where
-    neither takes part.
+    """sha256 of the weights that are evaluated, and what tells somebody else's policy or planner from others;
+    None where none takes part.
     """
     found = [_weights(settings)] if settings.networked else []
     found += [identity(settings.foreign)] if settings.foreign is not None else []
+    found += [planner_identity(settings.planner)] if is_foreign_planner(settings.planner) else []
     return " + ".join(found) or None
 
 
