@@ -36,6 +36,7 @@ def main(
     plan_delay: float | None = None,
     chunk_delay: float | None = None,
     keep: bool = False,
+    guided: Literal["true", "identity"] | None = None,
     workers: int | None = None,
     batch: int = 1,
     drawing: Literal["published", "fast"] = "published",
@@ -64,6 +65,8 @@ def main(
     both take one after the other as long as they do take here.
     chunk_delay: milliseconds that a chunk takes, likewise.
     keep: promise the controller the actions that are done while it thinks (real-time chunking).
+    guided: with keep, for networks that were not trained with delays: lead each chunk on from what was left
+    of the last one, by the network's true Jacobian, or taken as the identity (half the work).
     workers: processes; the number of cores by default.
     batch: episodes at a time in a process, their networks in one pass. An episode's outcome does not depend
     on which others ran beside it, only on this number, which rounds sums in another order.
@@ -75,6 +78,7 @@ def main(
     """
     check_run(episodes, seed, workers)
     late = {"clock": clock, "plan_delay": plan_delay, "chunk_delay": chunk_delay, "keep": keep}
+    late["guided"] = guided
     how = {"steps": steps, "solver": solver, "batch": batch, "drawing": drawing, "device": device}
     runs = [
         Settings(of, family, who, by, controller, execute, **how, **late)
