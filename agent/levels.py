@@ -70,8 +70,10 @@ class Levels(ModelHubMixin):
         planner = self._there(self.planner, "planner", "writes plans")
         return planner.plan(observation, observation.instruction, memory, previous)
 
-    def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None, **more):
-        """See the controller's `act`."""
+    def act(
+        self, observation: Observation, subtask: str, committed: np.ndarray | None = None, **more
+    ) -> ActionChunk:
+        """See the controller's own."""
         controller = self._there(self.controller, "controller", "makes actions")
         return controller.act(observation, subtask, committed, **more)
 

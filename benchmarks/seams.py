@@ -45,7 +45,7 @@ MEASURES = {
 
 @dataclass
 class Options:
-    """execute: ticks between looks. ticks: of each episode; they are evaluation seeds FIRST, FIRST + 1, ..."""
+    """execute: ticks between looks. ticks: of each episode; evaluation seeds are FIRST, FIRST + 1, ..."""
 
     checkpoint: str = "nano"
     episodes: int = 20

@@ -27,8 +27,8 @@ class Guided:
     """schedule: how the weights of what is left fall behind the promised actions, which weigh 1. weight: the
     most that a correction counts; above the number of steps a step goes further than to what is wanted.
     horizon: actions from here on weigh 0; by default, those that the last chunk said nothing of. jacobian:
-    "true", the network's own; or "identity", which takes the velocity for constant: half the work, and
-    actions that nothing is left for are then not drawn along.
+    "true", the network's own; or "identity", which takes the velocity for constant and needs no backward
+    pass: it pulls as hard as it is told to, the true one no further than the network finds likely.
     """
 
     schedule: str = "exp"

@@ -126,14 +126,13 @@ def promises(
     """
     p, device = run.network.preset, run.network.device
     kept = [check_committed(c, p.horizon, dim) for c in committed]
-    rest = [None] * len(kept)
+    rest: list[np.ndarray | None] = [None] * len(kept)
     if lead is not None and leftover is not None:
         rest = [check_leftover(actions, dim) for actions in leftover]
     # Where shapes are fixed, what one sample is given must not decide how its batch-mates are computed.
-    always = lead is not None and lead.weight > 0 and run.static and len(kept) > 1
-    if lead is not None and lead.weight == 0:
-        return ()
-    if all(c is None for c in (*kept, *rest)) and not always:
+    always = lead is not None and run.static and len(kept) > 1
+    none = all(c is None for c in (*kept, *rest)) and not always
+    if none or (lead is not None and not lead.weight):
         return ()
     actions = torch.zeros(len(kept), 1, p.horizon, p.action_dim)
     given = torch.zeros(len(kept), 1, p.horizon, 1)
@@ -147,5 +146,4 @@ def promises(
             given[row, 0, : len(rows)] = 1
         else:
             given[row, 0, :, 0] = lead.weights(len(rows), len(both) - len(rows), p.horizon)
-    given = given if lead is not None else given.bool()
-    return run.network.action_norm(actions.to(device)), given.to(device)
+    return run.network.action_norm(actions.to(device)), (given.bool() if lead is None else given).to(device)
