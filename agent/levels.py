@@ -25,7 +25,8 @@ from lowlevel.sampling import draw
 @dataclass(frozen=True)
 class Look:
     """One agent's moment in a batch of several: what it sees and is told, what it remembers, its last plan,
-    the actions (K, A) it has promised, and where its noise comes from (the controller's by default).
+    the actions (K, A) it has promised, where its noise comes from (the controller's by default), and what its
+    last chunk had behind the promised actions, (M, A).
     """
 
     observation: Observation
@@ -33,6 +34,7 @@ class Look:
     previous: Plan | None = None
     committed: np.ndarray | None = None
     generator: torch.Generator | None = None
+    leftover: np.ndarray | None = None
 
 
 class Levels(ModelHubMixin):
@@ -68,9 +70,12 @@ class Levels(ModelHubMixin):
         planner = self._there(self.planner, "planner", "writes plans")
         return planner.plan(observation, observation.instruction, memory, previous)
 
-    def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
+    def act(
+        self, observation: Observation, subtask: str, committed: np.ndarray | None = None, **more
+    ) -> ActionChunk:
+        """See the controller's own."""
         controller = self._there(self.controller, "controller", "makes actions")
-        return controller.act(observation, subtask, committed)
+        return controller.act(observation, subtask, committed, **more)
 
     def step(
         self,
@@ -78,9 +83,10 @@ class Levels(ModelHubMixin):
         memory: str = "",
         previous: Plan | None = None,
         committed: np.ndarray | None = None,
+        leftover: np.ndarray | None = None,
     ) -> tuple[Plan, ActionChunk]:
         """Plan, then act on that plan; cameras, state and words are encoded once for both."""
-        return self.step_batch([Look(observation, memory, previous, committed)])[0]
+        return self.step_batch([Look(observation, memory, previous, committed, leftover=leftover)])[0]
 
     def step_batch(self, looks: Sequence[Look]) -> list[tuple[Plan, ActionChunk]]:
         """The same for several agents in one pass; each gets what it would get alone."""
@@ -108,13 +114,15 @@ class Levels(ModelHubMixin):
             run = controller.look(len(looks))
             controller.read(run, seen * copies, list(subtasks) * copies)
             noise = [look.generator for look in looks]
-            return controller.act_on(run, seen, list(subtasks), kept, noise, started)
+            left = [look.leftover for look in looks]
+            return controller.act_on(run, seen, list(subtasks), kept, noise, started, left)
 
     def ask(self, what: str, *look, subtask: str = "", **more) -> Ask:
         """A question for `asks`: "step", "plan" or "act" on this look, alone or with others'. Of the actions
-        that are promised no more are kept than the network was trained with.
+        that are promised no more are kept than the network was trained with, unless chunks are guided.
         """
-        most = self.network.preset.trained_delay
+        sampling = getattr(self.controller, "sampling", None)
+        most = 0 if sampling is not None and sampling.prefix else self.network.preset.trained_delay
         if most and more.get("committed") is not None:
             more["committed"] = more["committed"][:most]
 
@@ -152,7 +160,8 @@ class Levels(ModelHubMixin):
             controller.tell(run, [plan.text for plan in plans])
             plans, started = plans[: len(looks)], time.perf_counter()
         texts = [plan.text for plan in plans]
-        return list(zip(plans, controller.act_on(run, seen, texts, kept, noise, started), strict=True))
+        left = [look.leftover for look in looks]
+        return list(zip(plans, controller.act_on(run, seen, texts, kept, noise, started, left), strict=True))
 
     def _tick(self, run: Run, looks: Sequence[Look]) -> list[tuple[Plan, ActionChunk]]:
         """All of it as one step of work, for networks whose controller reads what the planner wrote: the last
@@ -164,7 +173,7 @@ class Levels(ModelHubMixin):
         committed = [look.committed for look in looks]
         writing, inputs = planner.begin(run, seen, memories, [look.previous for look in looks])
         noise = controller.noise([look.generator for look in looks])
-        promised = controller.promised(run, committed)
+        promised = controller.promised(run, committed, [look.leftover for look in looks])
         keys, tensors = leaves(run.whole(inputs))
 
         def work(ids: Tensor, slots: Tensor, noise: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:

@@ -67,7 +67,7 @@ class Agent:
         self.policy, self.planner, self.execute = policy, planner, execute
         self.controller: Controller = policy if controller is None else controller
         self.clock, self.rest = clock, rest
-        self._skip = rest == "last" if clock.skip is None else clock.skip
+        self._skip = (rest == "last" or clock.keep) if clock.skip is None else clock.skip
         self._past = _past(policy)
         other = not isinstance(planner, str)  # one that thinks by itself
         apart = clock.apart or (clock.beside is not None and other)
@@ -315,8 +315,8 @@ class Agent:
             if self.planner == "none":
                 return Plan(self.instruction, memory=memory, origin="instruction"), None
             if self._joint:
-                kept = self._promised()
-                ask = self._ask(self.policy, "step", (observation, memory, before), kept)
+                kept, left = self._promised()
+                ask = self._ask(self.policy, "step", (observation, memory, before), kept, left)
                 return (yield from _answered(ask, asked))
             if self.planner == "learned":
                 ask = self._ask(self.policy, "plan", (observation, memory, before))
@@ -329,29 +329,32 @@ class Agent:
             return None, None
 
     def _act(self, observation: Observation, subtask: str, asked: list[Ask]) -> Asking[ActionChunk]:
-        kept = self._promised()
+        kept, left = self._promised()
         if self.controller is self.policy:
-            ask = self._ask(self.policy, "act", (observation,), kept, subtask)
+            ask = self._ask(self.policy, "act", (observation,), kept, left, subtask)
         else:
             given = () if kept is None else (kept,)
             ask = Ask(lambda: self.controller.act(observation, subtask, *given), kind=(id(self.controller),))
         return (yield from _answered(ask, asked))
 
-    def _ask(self, policy, what: str, given: tuple, kept: np.ndarray | None = None, subtask: str = "") -> Ask:
-        """A question to a policy: together with others' where it can do that."""
+    def _ask(self, policy, what: str, given: tuple, kept=None, left=None, subtask: str = "") -> Ask:
+        """A question to a policy: together with others' where it can do that. kept, left: see `_promised`."""
         if hasattr(policy, "ask"):
-            return policy.ask(what, *given, committed=kept, generator=self._noise, subtask=subtask)
+            more = {"committed": kept, "leftover": left, "generator": self._noise}
+            return policy.ask(what, *given, subtask=subtask, **more)
         more = (subtask,) if what == "act" else ()
         return Ask(lambda: getattr(policy, what)(*given, *more), kind=(id(policy),))
 
-    def _promised(self) -> np.ndarray | None:
-        """The actions that will be done while the controller thinks, if it is to know them."""
+    def _promised(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The actions that will be done while the controller thinks, if it is to know them, and what the
+        chunk has behind them.
+        """
         clock = self.clock
         late = self._late if clock.beside else clock.ticks(clock.chunk or 0.0, 0.0)
         if not clock.keep or not late or self._chunk is None:
-            return None
-        rest = self._chunk.actions[self._used : self._used + late]
-        return rest if len(rest) == late else None
+            return None, None
+        rest = self._chunk.actions[self._used :]
+        return (rest[:late], rest[late:]) if len(rest) >= late else (None, None)
 
     def _hold(self) -> np.ndarray:
         """No motion; the gripper (last dimension) keeps what it was told."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbone.attention import mask_bias
-from backbone.cache import Cache
+from backbone.cache import Beside, Cache, Collect
 from backbone.errors import UserError
 from backbone.inputs import leaves, tree
 from backbone.network import Network
@@ -176,6 +176,19 @@ class Run:
         chunks = actions if actions.dim() == 4 else actions[:, None]
         tensors = chunks, self.positions, self.bias, *modulation
         return self.replayed(("velocity",), work, tensors).reshape(actions.shape)
+
+    def traced(self, actions: Tensor, modulation: list[Tensor]) -> Tensor:
+        """`velocity` in plain torch, for gradients with respect to the actions (call it where they are
+        enabled); what was read is constant, and nothing is overwritten.
+        """
+        read = Collect()
+        read.keys = [keys[:, : self._end] for keys in self.cache.keys]
+        read.values = [values[:, : self._end] for values in self.cache.values]
+        # Copies: what inference mode made cannot be kept for a backward pass.
+        positions, bias, *modulation = (t.clone() for t in (self.positions, self.bias, *modulation))
+        chunks = actions if actions.dim() == 4 else actions[:, None]
+        memory = Beside(read, insulated=True)
+        return self.network.velocity(chunks, modulation, positions, bias, memory).reshape(actions.shape)
 
     # --- where things are ----------------------------------------------------------------------------------
 

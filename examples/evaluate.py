@@ -37,6 +37,7 @@ def main(
     chunk_delay: float | None = None,
     keep: bool = False,
     skip: bool | None = None,
+    guided: Literal["true", "identity"] | None = None,
     workers: int | None = None,
     batch: int = 1,
     drawing: Literal["published", "fast"] = "published",
@@ -68,6 +69,8 @@ def main(
     keep: promise the controller the actions that are done while it thinks (real-time chunking).
     skip: of a chunk that comes late, pass over what was done meanwhile (as is usual where actions are
     positions), or begin with its first action (as is usual where they are speeds).
+    guided: with keep, for networks that were not trained with delays: lead each chunk on from what was left
+    of the last one, by the network's true Jacobian, or taken as the identity (half the work).
     workers: processes; the number of cores by default.
     batch: episodes at a time in a process, their networks in one pass. An episode's outcome does not depend
     on which others ran beside it, only on this number, which rounds sums in another order.
@@ -79,6 +82,7 @@ def main(
     """
     check_run(episodes, seed, workers)
     late = {"clock": clock, "plan_delay": plan_delay, "chunk_delay": chunk_delay, "keep": keep, "skip": skip}
+    late["guided"] = guided
     how = {"steps": steps, "solver": solver, "batch": batch, "drawing": drawing, "device": device}
     runs = [
         Settings(of, family, who, by, controller, execute, **how, **late)

@@ -32,7 +32,20 @@ def check_committed(committed: np.ndarray | None, horizon: int, dim: int) -> np.
     return committed
 
 
+def check_leftover(leftover: np.ndarray | None, dim: int) -> np.ndarray | None:
+    """What the last chunk had behind the promised actions as (M, dim) float32, None if there is nothing."""
+    if leftover is None or len(leftover) == 0:
+        return None
+    leftover = np.asarray(leftover, dtype=np.float32)
+    if leftover.ndim != 2 or leftover.shape[1] != dim:
+        raise UserError(f"leftover actions: expected shape (any, {dim}), got {leftover.shape}")
+    return leftover
+
+
 class Controller(Protocol):
     def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
-        """A chunk for the subtask's text. `committed` (K, A): actions already promised to the robot."""
+        """A chunk for the subtask's text. `committed` (K, A): actions already promised to the robot.
+
+        Those that draw chunks on a network also take `leftover` (M, A): what the last chunk had behind them.
+        """
         ...

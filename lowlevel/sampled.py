@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from backbone.engine import Engine
+from backbone.errors import UserError
 from backbone.inference import Run
 from backbone.observation import Observation
 from lowlevel.controller import ActionChunk
@@ -50,13 +51,22 @@ class SampledController(ABC):
         """An empty run for so many observations."""
         return self.engine.look(batch * self.copies, self.sampling.candidates)
 
-    def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
-        """A chunk (H, A) in robot units. committed (K, A), K < H: actions already promised, kept."""
+    def act(
+        self,
+        observation: Observation,
+        subtask: str,
+        committed: np.ndarray | None = None,
+        leftover: np.ndarray | None = None,
+    ) -> ActionChunk:
+        """A chunk (H, A) in robot units. committed (K, A), K < H: actions already promised, kept. leftover
+        (M, A): what the last chunk had behind them, which guided sampling goes on from.
+        """
         started = time.perf_counter()
         with self.engine.quietly():
             run = self.look()
             self.read(run, [observation] * self.copies, [subtask] * self.copies)
-            return self.act_on(run, [observation], [subtask], [committed], started=started)[0]
+            kept, left = [committed], [leftover]
+            return self.act_on(run, [observation], [subtask], kept, started=started, leftover=left)[0]
 
     @torch.no_grad()
     def act_on(
@@ -67,6 +77,7 @@ class SampledController(ABC):
         committed: Sequence[np.ndarray | None],
         generators: Sequence[torch.Generator | None] | None = None,
         started: float | None = None,
+        leftover: Sequence[np.ndarray | None] | None = None,
     ) -> list[ActionChunk]:
         """The same for the samples of a run in which everything has been read. generators: of each one's
         noise; the controller's own by default.
@@ -74,7 +85,8 @@ class SampledController(ABC):
         started = time.perf_counter() if started is None else started
         if self.copies > 1:
             self.untell(run, len(observations))
-        noise, promised = self.noise(generators or [None] * len(observations)), self.promised(run, committed)
+        promised = self.promised(run, committed, leftover)
+        noise = self.noise(generators or [None] * len(observations))
         drawn = draw(run, self.modulation, noise, self.sampling, promised)
         return self.chunks(drawn, observations, subtasks, committed, started)
 
@@ -85,8 +97,19 @@ class SampledController(ABC):
         noise = torch.cat([torch.randn(shape, generator=g or self.generator) for g in generators])
         return noise.to(self.network.device)
 
-    def promised(self, run: Run, committed: Sequence[np.ndarray | None]) -> tuple[Tensor, ...]:
-        return promises(run, committed, self.action_dim)
+    def promised(
+        self,
+        run: Run,
+        committed: Sequence[np.ndarray | None],
+        leftover: Sequence[np.ndarray | None] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """What a chunk has to go on from (see `promises`). UserError where it cannot be done this way."""
+        lead = self.sampling.prefix
+        if lead is not None and lead.jacobian == "true" and self.engine.how != "eager":
+            raise UserError(
+                f"guided: expected 'eager' for the true Jacobian, got '{self.engine.how}' ('identity' can)"
+            )
+        return promises(run, committed, self.action_dim, leftover, lead)
 
     def chunks(
         self,

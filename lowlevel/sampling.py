@@ -11,8 +11,9 @@ from torch import Tensor
 
 from backbone.errors import UserError
 from backbone.inference import Run
-from lowlevel.controller import check_committed
+from lowlevel.controller import check_committed, check_leftover
 from lowlevel.flow import integrate, times
+from lowlevel.guided import Guided, corrected
 
 # A critic: observation, subtask, candidates (N, H, A) in robot units -> scores (N,), the higher the better.
 Critic = Callable[..., np.ndarray]
@@ -23,7 +24,9 @@ class Sampling:
     """steps: evaluations of the velocity (the preset's by default). solver: "euler", "midpoint", "adams".
 
     candidates: chunks drawn on one prefix, of which the critic's best is taken. guidance: how much the
-    subtask counts: velocity = without it + guidance * (with it - without it); 1 is plain.
+    subtask counts: velocity = without it + guidance * (with it - without it); 1 is plain. prefix: how a chunk
+    is made to go on from the last one, where that is not what the network was trained for (real-time
+    chunking); by default promised actions are held on their path, and what was to follow them is forgotten.
     """
 
     steps: int | None = None
@@ -31,6 +34,7 @@ class Sampling:
     candidates: int = 1
     critic: Critic | None = None
     guidance: float = 1.0
+    prefix: Guided | None = None
 
     def __post_init__(self):
         times(self.steps or 2, self.solver)
@@ -74,7 +78,8 @@ def draw(
     """noise (B, F, H, A) -> normalised chunks, alike. promised: see `promises`. With guidance the run has 2 B
     samples, those from B on without the subtask.
     """
-    steps, clean = sampling.steps or run.network.preset.steps, run.network.preset.trained_delay > 0
+    steps, lead = sampling.steps or run.network.preset.steps, sampling.prefix
+    clean = run.network.preset.trained_delay > 0 and lead is None
     guided = sampling.guidance != 1.0
     each, still = modulation(steps, sampling.solver)
 
@@ -86,33 +91,59 @@ def draw(
             told = [[torch.where(given, s, m) for m, s in zip(step, still, strict=True)] for step in each]
         run.prepare_actions()
 
+        ask = run.traced if lead and lead.jacobian == "true" and promised else run.velocity
+
         def velocity(x: Tensor, k: int) -> Tensor:
             if not guided:
-                return run.velocity(x, told[k])
-            with_it, without = run.velocity(x.repeat(2, 1, 1, 1), told[k]).chunk(2)
+                return ask(x, told[k])
+            with_it, without = ask(x.repeat(2, 1, 1, 1), told[k]).chunk(2)
             return without + sampling.guidance * (with_it - without)
 
+        def led(x: Tensor, k: int) -> Tensor:
+            return corrected(lambda x: velocity(x, k), x, when[k], *promised, lead)
+
+        if promised and lead:
+            return integrate(led, noise, steps, solver=sampling.solver)
         return integrate(velocity, noise, steps, promised or None, clean, sampling.solver)
 
-    name = "draw", steps, sampling.solver, sampling.guidance, len(promised)
+    when = times(steps, sampling.solver).tolist()
+    name = "draw", steps, sampling.solver, sampling.guidance, len(promised), lead
     return run.replayed(name, work, (noise, *promised))
 
 
-def promises(run: Run, committed: Sequence[np.ndarray | None], dim: int) -> tuple[Tensor, ...]:
+def promises(
+    run: Run,
+    committed: Sequence[np.ndarray | None],
+    dim: int,
+    leftover: Sequence[np.ndarray | None] | None = None,
+    lead: Guided | None = None,
+) -> tuple[Tensor, ...]:
     """Of each sample, actions (K, dim) in robot units that are promised already, as normalised actions
     (B, 1, H, A) and which of them are, (B, 1, H, 1) bool; nothing if none are.
+
+    lead: then the actions are followed by what was left behind them, `leftover` (M, dim), and come with the
+    weights that it gives all of them, (B, 1, H, 1) float.
     """
     p, device = run.network.preset, run.network.device
     kept = [check_committed(c, p.horizon, dim) for c in committed]
-    if all(c is None for c in kept):
+    rest: list[np.ndarray | None] = [None] * len(kept)
+    if lead is not None and leftover is not None:
+        rest = [check_leftover(actions, dim) for actions in leftover]
+    # Where shapes are fixed, what one sample is given must not decide how its batch-mates are computed.
+    always = lead is not None and run.static and len(kept) > 1
+    none = all(c is None for c in (*kept, *rest)) and not always
+    if none or (lead is not None and not lead.weight):
         return ()
     actions = torch.zeros(len(kept), 1, p.horizon, p.action_dim)
-    given = torch.zeros(len(kept), 1, p.horizon, 1, dtype=torch.bool)
-    for row, rows in enumerate(kept):
-        if rows is None:
-            continue
-        if p.trained_delay and len(rows) > p.trained_delay:
+    given = torch.zeros(len(kept), 1, p.horizon, 1)
+    for row, (rows, more) in enumerate(zip(kept, rest, strict=True)):
+        rows = np.zeros((0, dim), np.float32) if rows is None else rows
+        if lead is None and p.trained_delay and len(rows) > p.trained_delay:
             raise UserError(f"committed actions: expected at most {p.trained_delay}, got {len(rows)}")
-        actions[row, 0, : len(rows), :dim] = torch.from_numpy(rows)
-        given[row, 0, : len(rows)] = True
-    return run.network.action_norm(actions.to(device)), given.to(device)
+        both = (rows if more is None else np.concatenate((rows, more)))[: p.horizon]
+        actions[row, 0, : len(both), :dim] = torch.from_numpy(both)
+        if lead is None:
+            given[row, 0, : len(rows)] = 1
+        else:
+            given[row, 0, :, 0] = lead.weights(len(rows), len(both) - len(rows), p.horizon)
+    return run.network.action_norm(actions.to(device)), (given.bool() if lead is None else given).to(device)

@@ -48,8 +48,9 @@ def test_what_is_done_meanwhile_is_passed_over():
 
 
 def test_speeds_are_all_done_and_positions_are_passed_over():
-    for options, first in (({}, 0), ({"rest": "last"}, 2)):
-        agent = Agent(Script(Plan("go on")), clock=Clock(True, rate=20, chunk=0.1), **options)
+    for options, first in (({}, 0), ({"rest": "last"}, 2), ({"keep": True}, 2)):
+        clock = Clock(True, rate=20, chunk=0.1, keep=options.pop("keep", False))
+        agent = Agent(Script(Plan("go on")), clock=clock, **options)
         agent.reset("go")
         assert numbers(run(agent, 12))[10] == first
 

@@ -14,6 +14,7 @@ from envs.contract import EvaluationEnv
 from envs.registry import benchmark, make
 from lowlevel.baselines import RandomController, ZeroController
 from lowlevel.controller import Controller
+from lowlevel.guided import Guided
 from lowlevel.sampling import Sampling
 
 CLOCKS = ("sync", "realtime")
@@ -42,12 +43,13 @@ class Settings:
     chunk_delay: float | None = None
     keep: bool = False  # promise the controller what is done while it thinks
     skip: bool | None = None  # pass over what lies behind when a chunk comes late; positions by default
+    guided: str | None = None  # lead chunks on from the last one, by this Jacobian ("true", "identity")
     batch: int = 1  # episodes at a time in a process, their questions answered in one pass
     drawing: str = "published"  # of a benchmark's pictures; "fast" leaves out shadows and the like
     device: str | None = None  # a GPU where there is one, by default
 
     def __post_init__(self):
-        Sampling(self.steps, self.solver)
+        self.sampling()
         for name, value, known in (
             ("planner", self.planner, planners.PLANNERS),
             ("controller", self.controller, CONTROLLERS),
@@ -63,7 +65,14 @@ class Settings:
             object.__setattr__(self, "execute", benchmark(self.suite).execute)
         if self.batch < 1:
             raise UserError(f"batch: expected at least 1 episode at a time, got {self.batch}")
+        if self.guided is not None and not (self.keep and self.clock == "realtime"):
+            raise UserError("guided: expected the clock 'realtime' and keep: else nothing is promised")
         self.ticking(1.0)
+
+    def sampling(self) -> Sampling:
+        """How chunks are drawn."""
+        lead = None if self.guided is None else Guided(jacobian=self.guided)
+        return Sampling(self.steps, self.solver, prefix=lead)
 
     def ticking(self, rate: float) -> Clock:
         """The agent's clock in a world of so many control ticks a second."""
@@ -113,7 +122,7 @@ def build(settings: Settings, policy=None, render_mode: str | None = None) -> tu
     if policy is None:
         policy = load_policy(settings)
     if settings.controller == "learned" and getattr(policy, "controller", None) is not None:
-        policy.controller.sampling = Sampling(settings.steps, settings.solver)
+        policy.controller.sampling = settings.sampling()
     controller = None
     if settings.foreign is not None:
         controller = open_policy(settings.foreign, _device(settings))
