@@ -5,7 +5,8 @@
 
 At the tick in which a chunk takes over: how far velocity and acceleration jump, as commanded (the first three
 numbers of an action, full scale 2) and as the hand then moves. "between": ticks at which none takes over,
-with naive switching. What was done meanwhile is passed over in all of them. Means and 90% quantiles over all seams of the same episodes' first ticks.
+with naive switching. What was done meanwhile is passed over in all of them. Means and 90% quantiles over all
+seams of the same episodes' first ticks.
 """
 
 from __future__ import annotations
