@@ -82,12 +82,13 @@ def _served(name: str) -> tuple[str, str | None]:
 
 
 def _commit(model: str) -> str:
-    from transformers import AutoConfig
+    """Of a hub id: the folder of the hub's cache that its configuration lies in is named so."""
+    from huggingface_hub import hf_hub_download
 
     try:
-        return str(getattr(AutoConfig.from_pretrained(model), "_commit_hash", None))
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0][:200]
+        return Path(hf_hub_download(model, "config.json")).parent.name
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:200]
         raise UserError(f"planner: expected a directory or a hub id, got '{model}' ({reason})") from None
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -306,3 +310,18 @@ def test_the_identity_of_a_directory_is_what_is_in_it(directory, tmp_path):
     assert planner_identity(f"vlm:{tmp_path}") == planner_identity(name)
     (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
     assert planner_identity(f"vlm:{tmp_path}") != planner_identity(name)
+
+
+def test_the_identity_of_a_hub_id_is_its_commit(tmp_path):
+    home, commit = tmp_path / "models--some--model", "0123456789abcdef" * 2 + "01234567"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(commit)
+    (home / "snapshots" / commit).mkdir(parents=True)
+    (home / "snapshots" / commit / "config.json").write_text("{}")
+    code = "from agent.planners import planner_identity as of; print(of('vlm:some/model')); of('vlm:a/b')"
+    there = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=there, capture_output=True, text=True, timeout=60
+    )
+    assert found.stdout.strip() == f"planner some/model, commit {commit}"
+    assert "UserError: planner: expected a directory or a hub id, got 'a/b'" in found.stderr
