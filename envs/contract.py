@@ -24,13 +24,13 @@ class Label:
     """What a teacher would do now.
 
     point: (y, x) in the front camera's picture, normalised; None when done, or where a benchmark has none.
-    action: (A,) float32 in the world's own units.
+    action: (A,) float32 in the world's own units; None where only words were asked for.
     """
 
     subtask: str
     point: tuple[float, float] | None
     memory: str
-    action: np.ndarray
+    action: np.ndarray | None
 
 
 class Guide(Protocol):

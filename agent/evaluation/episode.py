@@ -57,6 +57,7 @@ def episode(
     teacher = env.teacher() if judged else None
     if teacher is not None:
         teacher.reset()
+    tell = getattr(teacher, "say", None) or getattr(teacher, "label", None)  # its words, the quick way if any
     log, safety = _Log(said, float(info["progress"]), rate), Safety(limits(env))
     limit, tick, success_tick = env.max_steps, 0, None
     after, blind = env.linger if after is None else after, agent.blind
@@ -65,7 +66,7 @@ def episode(
         if agent.needs_observation:
             seen = {"pixels": {}, "agent_pos": env.state()} if blind else clock.time("rendering", env.look)
             observation = Observation.from_env(seen, said)
-        truth = teacher.label() if teacher is not None else None
+        truth = tell() if tell is not None else None
         step = yield from agent.stepping(observation)
         if step.action.shape != env.action_space.shape:
             wanted = env.action_space.shape[0]

@@ -184,6 +184,9 @@ class Bound:
     def label(self) -> Label:
         return self._teacher.label(self.world)
 
+    def say(self) -> Label:
+        return self._teacher.label(self.world, act=False)
+
 
 def disturb(world: World, task: Task, event: Event) -> bool:
     """Lets something happen to the table that the robot did not do. False if it cannot happen now (it

@@ -43,14 +43,15 @@ class Teacher:
     def reset(self) -> None:
         """Nothing to forget: everything is read from the world."""
 
-    def label(self, world: World) -> Label:
-        """The next subtask, point, memory and action. Raises WorldError if the world has no task."""
+    def label(self, world: World, act: bool = True) -> Label:
+        """The next subtask, point, memory and action (none if not asked to `act`, which is most of the work).
+        Raises WorldError if the world has no task."""
         task: Task | None = world.task
         if task is None:
             raise WorldError("the teacher needs a world that was reset with a task")
         step = _DECIDE[task.family](task, world)
         point = None if step.at is None else world.project(step.at, "front")
-        return Label(step.subtask, point, self._memory(task, world), step.motion())
+        return Label(step.subtask, point, self._memory(task, world), step.motion() if act else None)
 
     @staticmethod
     def _memory(task: Task, world: World) -> str:
