@@ -16,37 +16,47 @@ Rules, learnt the hard way elsewhere:
   speeds begins with its first (`Clock.skip`);
 - "done" counts when it is said at two looks in a row. At the first the last subtask goes on: a hand that
   stops on a premature "done" sees the same picture for ever and never takes it back.
+
+When to plan again is a matter of rules (`agent.when`), what to do when it is stuck of `agent.recovery`, and
+what a person says meanwhile of `agent.talk`.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from agent import orders, recovery, talk
 from agent.asks import Ask, Asking, run_alone
 from agent.clock import SYNC, Clock
+from agent.orders import Orders
+from agent.pair import Pair, past
+from agent.recovery import Recovery, Watch
 from agent.step import Answer, Step
+from agent.trace import Trace
+from agent.when import ALWAYS, Moment, Rule, why
 from backbone.errors import PolicyError, UserError
-from backbone.observation import History, Observation
+from backbone.observation import Observation
 from highlevel.plan import Plan
 from highlevel.planner import Planner
 from lowlevel.controller import ActionChunk, Controller
 
 DONE_LOOKS = 2  # looks in a row that must say "done"
 RETRY = 4  # ticks until the next look after one that gave no chunk
+SLOWEST = 0.125  # of the pace it was taught
 
 
 class Agent:
-    """Runs a planner and a controller.
+    """Runs a planner and a controller (see `agent.pair`).
 
-    policy: a network with both heads (`plan`, `act`, and `step` for both on one prefill); see `agent.policy`.
-    planner: "learned" (the policy's own), "none" (the instruction stands in the subtask's place), a Planner.
-    controller: any Controller; the policy's own by default.
     execute: control ticks between looks, at most the length of a chunk.
     clock: whether the world waits. rest: an action that holds still is all zeros but for the gripper, or the
     "last" one again (where actions are positions; before there was one, where the robot is).
+    replan: the rules that call for a plan; at every look by default. recovery: what is done when it is stuck.
     """
 
     def __init__(
@@ -57,22 +67,17 @@ class Agent:
         execute: int = 8,
         clock: Clock = SYNC,
         rest: str = "zero",
+        replan: Sequence[Rule] = ALWAYS,
+        recovery: Recovery | None = None,
     ):
-        if isinstance(planner, str) and planner not in ("learned", "none"):
-            raise UserError(f"planner: expected 'learned', 'none' or a planner object, got '{planner}'")
-        if planner == "learned" and getattr(policy, "planner", policy) is None:
-            raise UserError("planner: this checkpoint writes no plans, expected 'none', got 'learned'")
+        self.pair = Pair(policy, planner, controller, clock)
         if execute < 1:
             raise UserError(f"execute: expected at least 1 control step per look, got {execute}")
-        self.policy, self.planner, self.execute = policy, planner, execute
-        self.controller: Controller = policy if controller is None else controller
-        self.clock, self.rest = clock, rest
+        self.execute, self.clock, self.rest = execute, clock, rest
+        self.replan, self.recovery = tuple(replan), recovery
         self._skip = (rest == "last" or clock.keep) if clock.skip is None else clock.skip
-        self._past = _past(policy)
-        other = not isinstance(planner, str)  # one that thinks by itself
-        apart = clock.apart or (clock.beside is not None and other)
-        self._joint = planner == "learned" and controller is None and not apart
-        self._lanes = ("plan", "chunk") if apart else ("both",)
+        self._past = past(policy)
+        self._lanes = ("plan", "chunk") if self.pair.apart else ("both",)
         self.instruction: str | None = None
         self.revision = 0
         self.failures = 0
@@ -90,60 +95,128 @@ class Agent:
 
         return cls(load(checkpoint, device), planner=planner, execute=execute)
 
+    @property
+    def policy(self):
+        return self.pair.policy
+
+    @property
+    def planner(self) -> str | Planner:
+        return self.pair.planner
+
+    @property
+    def controller(self) -> Controller:
+        return self.pair.controller
+
     def reset(self, instruction: str, seed: int = 0) -> None:
         """Start an episode; the same seed and observations give the same actions.
 
         UserError if the instruction is empty or has words that the agent was never taught.
         """
         self.instruction = self._checked(instruction)
-        for level in (self.policy, self.controller)[: 1 + (self.controller is not self.policy)]:
-            if hasattr(level, "reset"):
-                level.reset(seed)
+        self.pair.reset(seed)
         if self._past is not None:
             self._past.reset()
-        self._noise = self.policy.noise(seed) if hasattr(self.policy, "noise") else None
         self.memory = ""
         self.plan: Plan | None = None  # in force
         self.said: Plan | None = None  # the planner's last word, believed or not
+        self.stopped = False
+        self.gave_up: str | None = None
+        self.pace = 1.0
         self.revision += 1
         self.failures = 0
         if self.clock.beside is not None:
             self.clock.beside.forget()
         self._now = 0  # ticks
+        self._asked = 0  # the tick at which the planner was last asked
+        self._call: tuple[str, ...] = ("start",)  # for a plan, whatever the rules say
         self._late = 0  # ticks that the last chunk took
         self._answers: list[Answer] = []  # that are not there yet
         self._due = dict.fromkeys(self._lanes, 0)  # the tick of each lane's next look
         self._chunk: ActionChunk | None = None
         self._used = 0  # actions of the chunk that are done or passed over
+        self._part = 0.0  # of the next action that is done, at a slower pace
         self._done_actions = 0  # of all chunks
         self._done_looks = 0
         self._last: np.ndarray | None = None
         self._here: np.ndarray | None = None  # the last state that was seen
         self._news: list[str] = []
+        self._orders, self._retreat = Orders(), 0  # until which tick the hand backs off
+        self._plans: list[Plan] = []  # that were in force
+        self._trace = Trace(self.clock.rate)
+        self._watch = None if self.recovery is None else Watch(self.recovery)
 
-    def say(self, text: str) -> None:
-        """A correction while it runs: the instruction from the next tick on; the old plan is dropped."""
+    # -- what a person may do
+
+    def say(self, text: str) -> str:
+        """Anything a person says while it runs (see `agent.talk`) -> what was understood. A new instruction
+        is in force from the next tick on; the old plan is dropped. UserError if it cannot be obeyed.
+        """
         if self.instruction is None:
             raise UserError("agent: expected reset(instruction) before say(text)")
-        self.instruction = self._checked(text)
-        self.revision += 1
-        self.plan = self.said = self._chunk = None
-        self._used = self._done_looks = 0
-        self._due = dict.fromkeys(self._lanes, self._now)
-        self._news.append("corrected")
+        said = talk.understand(text, self.instruction, self.plan.subtask if self.plan else "")
+        if said.kind == "instruction":
+            self.instruction = self._checked(said.text)
+            self._anew("correction")
+            self._news.append("corrected")
+            return self.instruction
+        if said.kind == "order":
+            self.order(said.text or None)
+            return f"subtask: {said.text}" if said.text else "the planner plans again"
+        if said.kind in ("slower", "faster"):
+            self._change_pace(said.kind)
+        elif said.kind == "put back":
+            closed = self._last is not None and self._last[-1] > 0
+            self._orders.errand(orders.way_to_put_back(self._plans, closed), self._now)
+            self._anew("ordered")
+            self._news.append("ordered")
+        elif said.kind == "go on":
+            self.go_on()
+        else:
+            self.stop()
+        return said.kind
+
+    def order(self, subtask: str | None) -> None:
+        """A person's subtask in the planner's place, with location tokens or without (then the learned
+        planner points); None gives it back. UserError if the controller cannot read it.
+        """
+        if self.planner == "none" and subtask:
+            raise UserError("subtask: expected an agent with a planner, got one that goes by the instruction")
+        if subtask and hasattr(self.policy, "check_subtask"):
+            self.policy.check_subtask(subtask)
+        self._orders.give(subtask, self._now)
+        self._anew("ordered" if subtask else "given back")
+        self._news.append("ordered" if subtask else "given back")
+
+    @property
+    def ordered(self) -> bool:
+        """Whether somebody else than the planner plans."""
+        return bool(self._orders.left)
+
+    def stop(self) -> None:
+        """Hold still, and keep in mind what was being done."""
+        self.stopped = True
+        self._news.append("stopped")
+
+    def go_on(self) -> None:
+        """After a stop, or after it gave up."""
+        self.stopped, self.gave_up = False, None
+        self._anew("go on")
+        if self._watch is not None:
+            self._watch = Watch(self._watch.rules, len(self._trace.parts), self._now)
+
+    # -- one tick
 
     @property
     def needs_observation(self) -> bool:
         """Whether the next `step` needs to see: if it looks, or for the past of a network that looks back. If
         not, it may be called with None.
         """
-        return self._past is not None or any(map(self._may_look, self._lanes))
+        return self._past is not None or (not self._idle and any(map(self._may_look, self._lanes)))
 
     @property
     def blind(self) -> bool:
         """Whether neither level looks at pictures (a teacher does not)."""
-        levels = (self.policy if self.planner == "learned" else self.planner), self.controller
-        return all(level == "none" or getattr(level, "blind", False) for level in levels)
+        return self.pair.blind
 
     @property
     def done(self) -> bool:
@@ -162,16 +235,27 @@ class Agent:
         events, self._news = self._news, []
         was_done, looked = self.done, False
         asked: list[Ask] = []
+        called: tuple[str, ...] = ()
         observation, beside = self._seen(observation), self.clock.beside
         if beside is not None:
             beside.go_on()
         heard = self._hear(events)
         for lane in self._lanes:
-            if not self._looks(lane) or observation is None:  # a thread got ready since it was asked for
+            if self._idle or not self._looks(lane) or observation is None:  # a thread got ready meanwhile
                 continue
-            if not looked and hasattr(self.policy, "check"):
-                self.policy.check(observation)  # a wrong one is the caller's to mend, before it moves
-            looked, look = True, self._look(lane, observation.with_instruction(self.instruction))
+            if not looked:
+                if hasattr(self.policy, "check"):
+                    self.policy.check(observation)  # a wrong one is the caller's to mend, before it moves
+                self._trace.see(self._now, observation)
+                self._judge(events)
+                if self._idle or not self._looks(lane):  # gave up, or backs off
+                    break
+            calls = () if lane == "chunk" else self._calls()
+            if lane == "plan" and not calls:
+                self._due[lane] = self._now + self.execute
+                continue
+            looked, called = True, called or calls
+            look = self._look(lane, observation.with_instruction(self.instruction), bool(calls))
             if beside is not None:
                 beside.begin(lane, look)
                 beside.wait(lane, self.clock.grace)
@@ -181,19 +265,42 @@ class Agent:
             heard = self._hear(events) or heard
         if self.done and not was_done:
             events.append("done")
-        if self._chunk is not None and self._used < len(self._chunk.actions):
-            action, subtask = np.asarray(self._chunk.actions[self._used], np.float32), self._chunk.subtask
-            self._used += 1
-            self._done_actions += 1
-        else:
-            action, subtask = self._hold(), self.plan.text if self.plan else ""
-            events.append("held")
+        action, subtask = self._act(events)
         self._last = action
+        self._trace.sent.append(action)
         said, age, seconds = (heard.said, self._now - heard.asked, heard.seconds) if heard else (None, 0, 0.0)
         self._now += 1
         thinking, waited = sum(ask.seconds for ask in asked), sum(ask.waited for ask in asked)
         times = seconds, thinking, waited, age
-        return Step(action, subtask, self.plan, tuple(events), looked, said, self.done, self.revision, *times)
+        now = action, subtask, self.plan, tuple(events), looked, said, self.done, self.revision
+        return Step(*now, *times, called)
+
+    def _act(self, events: list[str]) -> tuple[np.ndarray, str]:
+        """What is sent in this tick, and the subtask that it belongs to."""
+        chunk = self._chunk
+        if self._idle or chunk is None or self._used >= len(chunk.actions):
+            events.append("held")
+            return self._hold(), self.plan.text if self.plan else ""
+        action = np.array(chunk.actions[self._used], np.float32)
+        if self.pace < 1:
+            action = self._slowed(action)
+        self._part += self.pace
+        if self._part >= 1 - 1e-9:
+            self._part, self._used = 0.0, self._used + 1
+            self._done_actions += 1
+        return action, chunk.subtask
+
+    def _slowed(self, action: np.ndarray) -> np.ndarray:
+        """A part of this action: of a speed its share, of a way to a position so far."""
+        if self.rest == "zero":
+            return np.append(action[:-1] * self.pace, action[-1:])
+        come_from = self._here if self._last is None else self._last
+        share = min(1.0, self.pace / (1 - self._part))
+        return np.append(come_from[:-1] + (action - come_from)[:-1] * share, action[-1:])
+
+    @property
+    def _idle(self) -> bool:
+        return self.stopped or self.gave_up is not None
 
     # -- when to look, and what has come of it
 
@@ -230,8 +337,49 @@ class Agent:
             observation = self._past.add(observation)
         return observation
 
+    def _judge(self, events: list[str]) -> None:
+        """How it goes: whether an errand has ended, whether it is stuck, and what then."""
+        if self._orders.present(self._trace, self._now)[1]:
+            self.stop()
+            events += self._news
+            self._news = []
+        if self._watch is None or self.plan is None or self.ordered or self._now < self._retreat:
+            return
+        wrong = self._watch.wrong(self._trace, self._now)
+        if wrong is None:
+            return
+        rules, tries = self._watch.rules, self._watch.again(self._trace, self._now)
+        events.append(wrong)
+        if tries > rules.tries:
+            self.gave_up = f"{wrong} at '{self.plan.subtask}', {rules.tries} times tried again"
+            events.append(f"gave up: {self.gave_up}")
+            return
+        events.append("backs off")
+        ticks = math.ceil(rules.retreat * self.clock.rate)
+        self._retreat = self._watch.begun = self._now + ticks
+        self._anew("recovery", drop=False)
+        if rules.home is None:
+            back = recovery.way_back(self._trace, ticks, self.rest == "last")
+            self._chunk, self._used = ActionChunk(back, "back off"), 0
+            self._due = dict.fromkeys(self._lanes, self._retreat)
+
+    def _calls(self) -> tuple[str, ...]:
+        """What speaks for a plan now."""
+        if self._call or self.plan is None or self.said is None or self._done_looks == 1:
+            return self._call or ("again",)
+        return why(self.replan, Moment(self._now, self._trace, self._asked, self.said))
+
+    def _anew(self, call: str, drop: bool = True) -> None:
+        """What was thought before no longer counts; think at once. drop: the plan in force, too."""
+        self.revision += 1
+        self.said, self._chunk, self._call = None, None, (call,)
+        self.plan = None if drop else self.plan
+        self._used = self._done_looks = 0
+        self._part = 0.0
+        self._due = dict.fromkeys(self._lanes, self._now)
+
     def _hear(self, events: list[str]) -> Answer | None:
-        """Take what is there by now; the last answer in which the planner said something."""
+        """Take what is there by now; the last answer with a plan in it."""
         there = [answer for answer in self._answers if answer.at <= self._now]
         self._answers = [answer for answer in self._answers if answer.at > self._now]
         heard = None
@@ -239,53 +387,64 @@ class Agent:
             if answer.revision != self.revision:
                 events += [f"late {answer.lane} dropped", *answer.failed]
                 continue
-            if answer.said is not None:
+            if answer.said is not None or answer.ordered is not None:
                 heard, before = answer, self.plan
-                self._believe(answer.said, events)
+                self._believe(answer.said, answer.ordered, events)
                 changed = self.plan is not None and (before is None or before.text != self.plan.text)
                 if "chunk" in self._due and changed:
                     self._due["chunk"] = self._now  # at once
             if answer.chunk is not None:
                 done = self._done_actions - answer.used
-                self._chunk, self._used = answer.chunk, done if self._skip else 0
+                self._chunk, self._used, self._part = answer.chunk, done if self._skip else 0, 0.0
             events += answer.failed
         return heard
 
-    def _believe(self, said: Plan, events: list[str]) -> None:
-        self.said = said
-        if not said.subtask.strip():
-            events.append("planner garbled: no subtask")
+    def _believe(self, said: Plan | None, ordered: Plan | None, events: list[str]) -> None:
+        if said is not None:
+            self.said = said
+            if not said.subtask.strip():
+                events.append("planner garbled: no subtask")
+                said = None
+        if said is not None:
+            self.memory = said.memory
+            self._done_looks = self._done_looks + 1 if said.done and ordered is None else 0
+        plan = self._in_force(said, ordered, self._done_looks)
+        if plan is None or plan is not (ordered or said):
             return
-        self.memory = said.memory
-        self._done_looks = self._done_looks + 1 if said.done else 0
-        if self._in_force(said, self._done_looks) is said:
-            events.append("planned" if self.plan and self.plan.subtask == said.subtask else "replanned")
-            self.plan = said
+        events.append("planned" if self.plan and self.plan.subtask == plan.subtask else "replanned")
+        if self.plan is None or self.plan.subtask != plan.subtask:
+            self._plans.append(plan)
+        self.plan = plan
+        if plan.origin != "recovery":
+            self._trace.plan(self._now, plan)
 
-    def _in_force(self, said: Plan | None, done_looks: int) -> Plan | None:
+    def _in_force(self, said: Plan | None, ordered: Plan | None, done_looks: int) -> Plan | None:
         """The plan once this is heard: a "done" that is not believed yet leaves what was being done."""
+        if ordered is not None:
+            return ordered
         if said is None or not said.subtask.strip():
             return self.plan
         return self.plan if said.done and done_looks < DONE_LOOKS and self.plan is not None else said
 
     # -- one look
 
-    def _look(self, lane: str, observation: Observation) -> Asking[list[Ask]]:
-        """Plan (not in the lane "chunk"), then make a chunk for the plan that will be in force (not in the
-        lane "plan") -> what was asked.
+    def _look(self, lane: str, observation: Observation, planning: bool) -> Asking[list[Ask]]:
+        """Plan if it is time, then (not in the lane "plan") make a chunk for the plan that will be in force
+        -> what was asked.
         """
         answer = Answer(lane, self._now, self._now, self.revision, self._done_actions)
         started, asked, clock = time.perf_counter(), [], self.clock
         plan = self.plan
-        if lane != "chunk":
-            answer.said, answer.chunk = yield from self._write(observation, asked, answer.failed)
-            plan = self._in_force(answer.said, self._done_looks + 1)
+        if planning:
+            self._asked, self._call = self._now, ()
+            yield from self._write(observation, answer, asked)
+            plan = self._in_force(answer.said, answer.ordered, self._done_looks + 1)
             if plan is not answer.said:
                 answer.chunk = None
         if lane != "plan" and plan is not None and answer.revision == self.revision:
             try:
                 if answer.chunk is None:
-                    answer.chunk = yield from self._act(observation, plan.text, asked)
+                    answer.chunk = yield from self.pair.act(observation, plan.text, self._promised(), asked)
                 if not np.isfinite(answer.chunk.actions).all():
                     raise FloatingPointError("the chunk has non-finite actions")
             except Exception as error:  # must not stop the arm in mid-air: the rest of the old chunk stands
@@ -297,53 +456,33 @@ class Agent:
         answer.seconds -= sum(ask.waited for ask in asked)
         self._late = late if lane != "plan" else self._late
         if lane == "plan":
-            again = RETRY if answer.said is None else self.execute
+            again = RETRY if answer.said is None and answer.ordered is None else self.execute
         elif answer.chunk is None:
             again = RETRY
         else:  # the next one has to be there before this one is used up
             again = min(self.execute, max(1, len(answer.chunk.actions) - late * self._skip))
-        self._due[lane] = answer.asked + max(again, late)
+            again = math.ceil(again / self.pace)
+        if answer.revision == self.revision:
+            self._due[lane] = answer.asked + max(again, late)
         self._answers.append(answer)
         return asked
 
-    def _write(
-        self, observation: Observation, asked: list[Ask], failed: list[str]
-    ) -> Asking[tuple[Plan | None, ActionChunk | None]]:
-        """The planner's words, and the chunk for them where both come from one prefill."""
-        before, memory = self.said, self.memory
+    def _write(self, observation: Observation, answer: Answer, asked: list[Ask]) -> Asking[None]:
+        """A plan, the planner's or somebody else's, into the answer."""
+        order, _ = self._orders.present(self._trace, self._now)
+        given = observation, self.memory, self.said
         try:
-            if self.planner == "none":
-                return Plan(self.instruction, memory=memory, origin="instruction"), None
-            if self._joint:
-                kept, left = self._promised()
-                ask = self._ask(self.policy, "step", (observation, memory, before), kept, left)
-                return (yield from _answered(ask, asked))
-            if self.planner == "learned":
-                ask = self._ask(self.policy, "plan", (observation, memory, before))
+            if self._now < self._retreat and self.recovery.home is not None:
+                answer.ordered = Plan(self.recovery.home, memory=self.memory, origin="recovery")
+            elif order is not None:
+                answer.ordered, answer.said = yield from self.pair.ground(*given, order, asked)
+                memory = self.memory if answer.said is None else answer.said.memory
+                answer.ordered = replace(answer.ordered, memory=memory)
             else:
-                told = observation, self.instruction, memory, before
-                ask = Ask(lambda: self.planner.plan(*told), kind=(id(self.planner),))
-            return (yield from _answered(ask, asked)), None
+                answer.said, answer.chunk = yield from self.pair.write(*given, self._promised(), asked)
         except Exception as error:
-            self._failed("planner", error, failed)
-            return None, None
-
-    def _act(self, observation: Observation, subtask: str, asked: list[Ask]) -> Asking[ActionChunk]:
-        kept, left = self._promised()
-        if self.controller is self.policy:
-            ask = self._ask(self.policy, "act", (observation,), kept, left, subtask)
-        else:
-            given = () if kept is None else (kept,)
-            ask = Ask(lambda: self.controller.act(observation, subtask, *given), kind=(id(self.controller),))
-        return (yield from _answered(ask, asked))
-
-    def _ask(self, policy, what: str, given: tuple, kept=None, left=None, subtask: str = "") -> Ask:
-        """A question to a policy: together with others' where it can do that. kept, left: see `_promised`."""
-        if hasattr(policy, "ask"):
-            more = {"committed": kept, "leftover": left, "generator": self._noise}
-            return policy.ask(what, *given, subtask=subtask, **more)
-        more = (subtask,) if what == "act" else ()
-        return Ask(lambda: getattr(policy, what)(*given, *more), kind=(id(policy),))
+            self._call = ("again",)
+            self._failed("planner", error, answer.failed)
 
     def _promised(self) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The actions that will be done while the controller thinks, if it is to know them, and what the
@@ -366,6 +505,13 @@ class Agent:
         hold[-1] = self._last[-1]
         return hold
 
+    def _change_pace(self, how: str) -> None:
+        """Half or twice as fast, never faster than it was taught."""
+        if how == "faster" and self.pace >= 1:
+            raise UserError("pace: expected slower; it is as fast as it was taught already")
+        self.pace = float(np.clip(self.pace * (2 if how == "faster" else 0.5), SLOWEST, 1.0))
+        self._news.append(f"pace {self.pace:g}")
+
     def _failed(self, part: str, error: Exception, events: list[str]) -> None:
         if isinstance(error, PolicyError) and self.clock.beside is None:
             raise error
@@ -378,20 +524,5 @@ class Agent:
     def _checked(self, instruction: str) -> str:
         if not isinstance(instruction, str) or not instruction.strip():
             raise UserError(f"instruction: expected some words, got {instruction!r}")
-        if hasattr(self.policy, "check_instruction"):
-            self.policy.check_instruction(instruction)
-            if self.planner == "none":
-                self.policy.check_subtask(instruction)
+        self.pair.check(instruction)
         return " ".join(instruction.split())
-
-
-def _answered(ask: Ask, asked: list[Ask]) -> Asking:
-    asked.append(ask)
-    return (yield ask)
-
-
-def _past(policy) -> History | None:
-    """Where a policy that was trained with a past at some interval finds it: its own observations."""
-    interval = getattr(policy, "about", {}).get("history_interval")
-    frames = max((c.frames for _, c in policy.network.preset.cameras), default=1) if interval else 1
-    return History(frames, interval) if frames > 1 else None

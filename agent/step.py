@@ -16,12 +16,14 @@ class Step:
 
     action: (A,) float32 in robot units. subtask: the text that conditioned it. plan: the plan in force.
     events: what happened, among "planned", "replanned" (the subtask changed), "corrected" (a new instruction
-    is in force), "held", "done", and "planner failed: ..." (or "controller"; "garbled" instead of "failed"
-    where the text was at fault and not the software).
+    is in force), "ordered" (a person plans) and "given back", "stopped", "pace 0.5", "held", "done";
+    "stalled", "oscillates" or "failed again", then "backs off" or "gave up: ..."; and "planner failed: ..."
+    (or "controller"; "garbled" instead of "failed" where the text was at fault and not the software).
     looked: whether this tick used an observation; then `said` is what the planner wrote (also a "done" that
     is not believed yet) and `seconds` is what that look took, plan and chunk together. Under a realtime clock
     `said` comes `age` ticks after the observation that it was written on. thinking: seconds that the levels
-    took in this tick; waited: how long their questions waited for those of others.
+    took in this tick; waited: how long their questions waited for those of others. why: what called for this
+    look's plan (rules of `agent.when`, "start", "correction", ..); empty where only a chunk was made.
     """
 
     action: np.ndarray
@@ -36,11 +38,14 @@ class Step:
     thinking: float = 0.0
     waited: float = 0.0
     age: int = 0
+    why: tuple[str, ...] = ()
 
 
 @dataclass
 class Answer:
-    """What a look led to, and the tick in which it is there. used: actions done when the look began."""
+    """What a look led to, and the tick in which it is there. used: actions done when the look began. said: by
+    the planner. ordered: by a person, or the way home.
+    """
 
     lane: str
     asked: int
@@ -48,6 +53,7 @@ class Answer:
     revision: int
     used: int
     said: Plan | None = None
+    ordered: Plan | None = None
     chunk: ActionChunk | None = None
     seconds: float = 0.0
     failed: list[str] = field(default_factory=list)

@@ -38,6 +38,8 @@ def main(
     keep: bool = False,
     skip: bool | None = None,
     guided: Literal["true", "identity"] | None = None,
+    replan: str = "every-look",
+    recover: bool = False,
     workers: int | None = None,
     batch: int = 1,
     drawing: Literal["published", "fast"] = "published",
@@ -71,6 +73,9 @@ def main(
     positions), or begin with its first action (as is usual where they are speeds).
     guided: with keep, for networks that were not trained with delays: lead each chunk on from what was left
     of the last one, by the network's true Jacobian, or taken as the identity (half the work).
+    replan: what calls for a new plan: every-look; or some of interval:SECONDS, completion, margin:LEAST,
+    stall:SECONDS, perturbation with commas between. Else a look makes a chunk for the plan that stands.
+    recover: where it is stuck, back off and try again; give up with a reason after some tries.
     workers: processes; the number of cores by default.
     batch: episodes at a time in a process, their networks in one pass. An episode's outcome does not depend
     on which others ran beside it, only on this number, which rounds sums in another order.
@@ -82,7 +87,7 @@ def main(
     """
     check_run(episodes, seed, workers)
     late = {"clock": clock, "plan_delay": plan_delay, "chunk_delay": chunk_delay, "keep": keep, "skip": skip}
-    late["guided"] = guided
+    late |= {"guided": guided, "replan": replan, "recover": recover}
     how = {"steps": steps, "solver": solver, "batch": batch, "drawing": drawing, "device": device}
     runs = [
         Settings(of, family, who, by, controller, execute, **how, **late)

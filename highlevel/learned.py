@@ -32,6 +32,7 @@ class LearnedPlanner:
         self.segment = next(s.name for s in layout.segments if s.target)
         self.context = tuple(name for name in layout.names if name != self.segment)
         self.lengths = {s.source: s.length for s in layout.segments if s.kind == "text"}
+        self._room = next(s.length for s in layout.segments if s.target)
         self.cameras = {name: (config.image_size,) * 2 for name, config in self.network.preset.cameras}
         self.keep = tuple(
             s.name for s in layout.segments if s.source == f"images.{self.network.preset.pointer}"
@@ -44,6 +45,33 @@ class LearnedPlanner:
         told = observation.with_instruction(instruction or observation.instruction)
         with self.engine.quietly():
             return self.plan_on(self.engine.look(), [told], [memory], [previous])[0]
+
+    @torch.no_grad()
+    def ground(
+        self, observation: Observation, instruction: str, memory: str, previous: Plan | None, subtask: str
+    ) -> tuple[Target | None, Plan]:
+        """Where this planner would point if it had written `subtask`, and what it did write. UserError for
+        words it does not know.
+        """
+        unknown = self.tokenizer.unknown_words(subtask)
+        if unknown:
+            raise UserError(f"subtask: expected words that the planner knows, got '{unknown[0]}'")
+        told = observation.with_instruction(instruction or observation.instruction)
+        with self.engine.quietly():
+            run = self.engine.look()
+            (said,) = self.plan_on(run, [told], [memory], [previous])
+            camera, begin = self.network.preset.pointer, said.tokens
+            if not camera or SUBTASK not in begin:
+                return None, said
+            at = begin.index(SUBTASK) + 1
+            ids = self.tokenizer.ids(subtask)[: self._room - at]
+            slots = range(run.layout.start(self.segment) + at, run.layout.start(self.segment) + at + len(ids))
+            fed = (torch.tensor([list(row)], device=self.network.device) for row in (ids, slots))
+            _, _, states, *_ = run.predict(*fed, ALPHABET.never)
+            query = states[:, -1]
+            found = self.network.pointer(run.fine[camera], run.hidden[self.keep[0]], query)
+            (place,) = read_out(found).tolist()
+            return Target(*place, camera), said
 
     @torch.no_grad()
     def plan_on(

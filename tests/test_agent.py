@@ -108,7 +108,7 @@ def test_say_drops_plan_and_chunk_at_the_next_tick():
     step = agent.step(OBSERVATION)
     assert step.looked and step.revision == first[0].revision + 1
     assert step.events[0] == "corrected"
-    assert policy.seen[-1][0] == "no the blue one"
+    assert policy.seen[-1][0] == "no put the blue block away"
     assert policy.seen[-1][2] is None  # nothing of the old plan is confirmed
     assert policy.seen[-1][1] == "one"  # what happened has still happened
 

@@ -127,9 +127,7 @@ def test_what_will_be_done_meanwhile_is_promised():
             return Plan("go on")
 
     clock = Clock(realtime=True, rate=20, chunk=0.1, keep=True)
-    agent = Agent(hand, Same(), hand, clock=clock)
-    agent.controller = hand
-    agent.policy = Script(Plan("go on"))
+    agent = Agent(Script(Plan("go on")), Same(), hand, clock=clock)
     agent.reset("go")
     run(agent, 20)
     assert given[0] == [] and given[1] == pytest.approx([0.6, 0.7])

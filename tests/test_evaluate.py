@@ -15,6 +15,7 @@ from agent.evaluation.provenance import SCHEMA, provenance
 from agent.evaluation.runner import evaluate
 from agent.evaluation.settings import Settings, build
 from agent.evaluation.statistics import quantile, rate, wilson
+from agent.loop import Agent
 from backbone.errors import UserError
 
 TEACHER = Settings(planner="oracle", controller="teacher")
@@ -281,7 +282,7 @@ def test_a_hand_with_other_joints_is_an_error_and_seeds_count_once():
             return ActionChunk(np.zeros((4, 5), np.float32), subtask)
 
     env, agent = build(TEACHER)
-    agent.controller = Other()
+    agent = Agent(agent.policy, agent.planner, Other())
     with pytest.raises(UserError, match="expected 7 numbers"):
         run_episode(env, agent, 0)
     env.close()

@@ -14,6 +14,7 @@ from agent.evaluation.report import run_page
 from agent.evaluation.results import read_results
 from agent.evaluation.runner import evaluate
 from agent.evaluation.settings import Settings, build
+from agent.loop import Agent
 from backbone.errors import UserError
 
 NEW = ("initial_state", "teacher", "progress_steps")  # to a record of schema 1, besides what is derived
@@ -107,10 +108,8 @@ def test_the_schema_refuses(solved, change):
 
 def test_an_idle_agent_fails_for_its_own_reason(failed):
     env, agent = build(TEACHER)
-    agent.controller = Idle("")  # the planner is right, and nothing comes of it
-    stuck = episode(env, agent, 7)
-    agent.planner, agent.policy, agent._joint = "learned", Idle("open the drawer"), True
-    wrong = episode(env, agent, 7)
+    stuck = episode(env, Agent(agent.policy, agent.planner, Idle("")), 7)  # a right plan comes to nothing
+    wrong = episode(env, Agent(Idle("open the drawer")), 7)
     env.close()
     assert stuck["reason"] == "controller_stuck" and stuck["decisions"]["right"] == 1
     assert stuck["teacher"] == [

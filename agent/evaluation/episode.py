@@ -14,6 +14,7 @@ from agent.asks import Asking, run_alone
 from agent.evaluation.analysis import derive
 from agent.evaluation.statistics import quantile
 from agent.loop import Agent, Step
+from agent.recovery import STUCK
 from agent.safety import Limits, Safety
 from backbone.errors import UserError
 from backbone.observation import Observation
@@ -90,7 +91,7 @@ def episode(
             moment |= {"progress": float(info["progress"]) if judged else 0.0}
             moment |= {"success": success_tick is not None, "instruction": said}
             clock.time("waited", watch, env, step, moment)
-        if not judged and agent.done:
+        if agent.gave_up is not None or (not judged and agent.done):
             break
     record = {
         "seed": seed,
@@ -108,6 +109,7 @@ def episode(
         "control_hz": rate,
     }
     record |= log.record(judged, success_tick, after)
+    record["gave_up"] = agent.gave_up
     record["interventions"] = [
         {"what": i.what, "time": i.tick / rate, "ticks": i.ticks, "most": round(i.most, 4)}
         for i in safety.interventions
@@ -163,6 +165,7 @@ class _Log:
         self.looks: list[dict[str, Any]] = []
         self.subtasks: list[dict[str, Any]] = []
         self.failures: list[dict[str, Any]] = []
+        self.stuck: list[dict[str, Any]] = []
         self.switches: list[int] = []
         self.teacher: list[dict[str, Any]] = []
         self.course = [[0.0, round(progress, 4)]]
@@ -185,6 +188,9 @@ class _Log:
         if "done" in step.events and self.done_tick is None:
             self.done_tick = tick
         for event in step.events:
+            if event in STUCK:
+                where = {"time": tick / self.rate, "what": event, "subtask": self.subtasks[-1]["text"]}
+                self.stuck.append(where)
             if " failed: " in event:
                 self.failures.append({"time": tick / self.rate, "event": event})
         self._subtask(tick, step.plan)
@@ -226,6 +232,7 @@ class _Log:
             "subtasks": self.subtasks,
             "looks": self.looks,
             "failures": self.failures,
+            "stuck": self.stuck,
         }
 
 
@@ -236,6 +243,8 @@ def _look(tick: int, step: Step, truth, scene: str | None) -> dict[str, Any]:
     look["ms"] = round(step.seconds * 1000, 3)
     if step.age:
         look["age"] = step.age
+    if step.why != ("every-look",):
+        look["why"] = list(step.why)
     if said.seconds:
         look["plan_ms"] = round(said.seconds * 1000, 3)
     if truth is not None:

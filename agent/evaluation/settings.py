@@ -9,6 +9,8 @@ from agent.evaluation import planners
 from agent.loop import Agent
 from agent.planners import is_foreign_planner
 from agent.policies import is_foreign, open_policy
+from agent.recovery import Recovery
+from agent.when import read_rules
 from backbone.errors import UserError
 from envs.contract import EvaluationEnv
 from envs.registry import benchmark, make
@@ -44,6 +46,8 @@ class Settings:
     keep: bool = False  # promise the controller what is done while it thinks
     skip: bool | None = None  # pass over what lies behind when a chunk comes late; positions by default
     guided: str | None = None  # lead chunks on from the last one, by this Jacobian ("true", "identity")
+    replan: str = "every-look"  # rules that call for a plan (see `agent.when`)
+    recover: bool = False  # back off and try again where it is stuck, and give up in the end
     batch: int = 1  # episodes at a time in a process, their questions answered in one pass
     drawing: str = "published"  # of a benchmark's pictures; "fast" leaves out shadows and the like
     device: str | None = None  # a GPU where there is one, by default
@@ -68,6 +72,7 @@ class Settings:
         if self.guided is not None and not (self.keep and self.clock == "realtime"):
             raise UserError("guided: expected the clock 'realtime' and keep: else nothing is promised")
         self.ticking(1.0)
+        read_rules(self.replan)
 
     def sampling(self) -> Sampling:
         """How chunks are drawn."""
@@ -136,7 +141,8 @@ def build(settings: Settings, policy=None, render_mode: str | None = None) -> tu
     device = _device(settings) if is_foreign_planner(settings.planner) else "cpu"
     planner = planners.make(settings.planner, env, policy, settings.plan, device)
     clock = settings.ticking(env.rate)
-    agent = Agent(policy or controller, planner, controller, settings.execute, clock, env.rest)
+    how = {"replan": read_rules(settings.replan), "recovery": Recovery() if settings.recover else None}
+    agent = Agent(policy or controller, planner, controller, settings.execute, clock, env.rest, **how)
     return env, agent
 
 

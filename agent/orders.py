@@ -1,0 +1,59 @@
+"""Subtasks that a person orders in the planner's place, until they are given back or have been done."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from agent.trace import Trace
+from agent.when import grasped
+from backbone.errors import UserError
+from highlevel.plan import Plan, parse_plan_text
+
+SETTLE = 0.8  # seconds that a hand goes on after it closed or opened: it lifts, or leaves
+_PICKED = re.compile(r"(?:pick up|grasp|grab|take|lift) (the .+)")
+
+
+class Orders:
+    """What was ordered. The last one stands; those before it end when the hand has closed or opened, and all
+    of an errand do (`Orders.errand`), after which the agent stops.
+    """
+
+    def __init__(self):
+        self.left: list[Plan] = []
+        self._errand, self._since = False, 0
+
+    def give(self, subtask: str | None, tick: int) -> None:
+        """In words, perhaps with location tokens; none gives it back. UserError for half a location."""
+        words, target = parse_plan_text(subtask or "")
+        if target is not None and not words:
+            raise UserError(f"subtask: expected words with the location, got '{subtask}'")
+        self.left = [Plan(words, target, origin="person")] if words else []
+        self._errand, self._since = False, tick
+
+    def errand(self, plans: list[Plan], tick: int) -> None:
+        """Do these one after the other, then no more."""
+        self.left, self._errand, self._since = list(plans), True, tick
+
+    def present(self, trace: Trace, tick: int) -> tuple[Plan | None, bool]:
+        """The order in force; and whether an errand ended just now."""
+        if len(self.left) > 1 or (self._errand and self.left):
+            if grasped(trace, tick - self._since, SETTLE):
+                self.left.pop(0)
+                self._since = tick
+                if not self.left:
+                    self._errand = False
+                    return None, True
+        return (self.left[0] if self.left else None), False
+
+
+def way_to_put_back(said: list[Plan], closed: bool) -> list[Plan]:
+    """The subtasks that bring the thing that was picked up last back to where it was. said: the plans that
+    were in force. closed: whether it is still in the hand. UserError where nothing was picked up.
+    """
+    for plan in reversed(said):
+        if found := _PICKED.fullmatch(plan.subtask):
+            put = Plan(f"put {found[1]} on the table", plan.target, origin="person")
+            pick = replace(plan, target=None, origin="person", memory="", tokens=())
+            return [put] if closed else [pick, put]
+    raise UserError("say: expected something that was picked up to put back, got none so far")

@@ -1,0 +1,119 @@
+"""The two levels as the loop asks them: one network or two, ours or somebody else's, one question or two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from agent.asks import Ask, Asking
+from agent.clock import Clock
+from backbone.errors import UserError
+from backbone.observation import History, Observation
+from highlevel.plan import Plan
+from highlevel.planner import Planner
+from lowlevel.controller import ActionChunk, Controller
+
+Promise = tuple[np.ndarray | None, np.ndarray | None]  # actions that will be done meanwhile, and what follows
+
+
+class Pair:
+    """A planner and a controller.
+
+    policy: a network with both heads (`plan`, `act`, and `step` for both on one prefill); see `agent.policy`.
+    planner: "learned" (the policy's own), "none" (the instruction stands in the subtask's place), a Planner.
+    controller: any Controller; the policy's own by default.
+    """
+
+    def __init__(self, policy, planner: str | Planner, controller: Controller | None, clock: Clock):
+        if isinstance(planner, str) and planner not in ("learned", "none"):
+            raise UserError(f"planner: expected 'learned', 'none' or a planner object, got '{planner}'")
+        if planner == "learned" and getattr(policy, "planner", policy) is None:
+            raise UserError("planner: this checkpoint writes no plans, expected 'none', got 'learned'")
+        self.policy, self.planner = policy, planner
+        self.controller: Controller = policy if controller is None else controller
+        other = not isinstance(planner, str)  # one that thinks by itself
+        self.apart = clock.apart or (clock.beside is not None and other)
+        self.joint = planner == "learned" and controller is None and not self.apart
+        self._noise = None
+
+    def reset(self, seed: int) -> None:
+        for level in (self.policy, self.controller)[: 1 + (self.controller is not self.policy)]:
+            if hasattr(level, "reset"):
+                level.reset(seed)
+        self._noise = self.policy.noise(seed) if hasattr(self.policy, "noise") else None
+
+    def check(self, instruction: str) -> None:
+        """UserError if it cannot be read."""
+        if hasattr(self.policy, "check_instruction"):
+            self.policy.check_instruction(instruction)
+            if self.planner == "none":
+                self.policy.check_subtask(instruction)
+
+    @property
+    def blind(self) -> bool:
+        """Whether neither level looks at pictures (a teacher does not)."""
+        levels = (self.policy if self.planner == "learned" else self.planner), self.controller
+        return all(level == "none" or getattr(level, "blind", False) for level in levels)
+
+    def write(
+        self, observation: Observation, memory: str, before: Plan | None, promise: Promise, asked: list[Ask]
+    ) -> Asking[tuple[Plan | None, ActionChunk | None]]:
+        """The planner's words, and the chunk for them where both come from one prefill."""
+        if self.planner == "none":
+            return Plan(observation.instruction, memory=memory, origin="instruction"), None
+        if self.joint:
+            return (yield from _answered(self._ask("step", (observation, memory, before), *promise), asked))
+        if self.planner == "learned":
+            ask = self._ask("plan", (observation, memory, before))
+        else:
+            told = observation, observation.instruction, memory, before
+            ask = Ask(lambda: self.planner.plan(*told), kind=(id(self.planner),))
+        return (yield from _answered(ask, asked)), None
+
+    def ground(
+        self, observation: Observation, memory: str, before: Plan | None, order: Plan, asked: list[Ask]
+    ) -> Asking[tuple[Plan, Plan | None]]:
+        """A subtask that somebody ordered, pointed at by the learned planner where nobody did; and what the
+        planner itself would have said.
+        """
+        level = getattr(self.policy, "planner", None) if self.planner == "learned" else self.planner
+        if order.target is not None or not hasattr(level, "ground"):
+            return order, None
+        given = observation, observation.instruction, memory, before, order.subtask
+        who = self.policy if self.planner == "learned" else level
+        target, said = yield from _answered(Ask(lambda: level.ground(*given), kind=(id(who),)), asked)
+        return replace(order, target=target), said
+
+    def act(
+        self, observation: Observation, subtask: str, promise: Promise, asked: list[Ask]
+    ) -> Asking[ActionChunk]:
+        """A chunk for this text."""
+        if self.controller is self.policy:
+            ask = self._ask("act", (observation,), *promise, subtask)
+        else:
+            given = () if promise[0] is None else promise[:1]
+            ask = Ask(lambda: self.controller.act(observation, subtask, *given), kind=(id(self.controller),))
+        return (yield from _answered(ask, asked))
+
+    def _ask(self, what: str, given: Sequence, kept=None, left=None, subtask: str = "") -> Ask:
+        """A question to the policy: together with others' where it can do that."""
+        policy = self.policy
+        if hasattr(policy, "ask"):
+            more = {"committed": kept, "leftover": left, "generator": self._noise}
+            return policy.ask(what, *given, subtask=subtask, **more)
+        more = (subtask,) if what == "act" else ()
+        return Ask(lambda: getattr(policy, what)(*given, *more), kind=(id(policy),))
+
+
+def past(policy) -> History | None:
+    """Where a policy that was trained with a past at some interval finds it: its own observations."""
+    interval = getattr(policy, "about", {}).get("history_interval")
+    frames = max((c.frames for _, c in policy.network.preset.cameras), default=1) if interval else 1
+    return History(frames, interval) if frames > 1 else None
+
+
+def _answered(ask: Ask, asked: list[Ask]) -> Asking:
+    asked.append(ask)
+    return (yield ask)
