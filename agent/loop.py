@@ -141,6 +141,7 @@ class Agent:
         self._here: np.ndarray | None = None  # the last state that was seen
         self._news: list[str] = []
         self._orders, self._retreat = Orders(), 0  # until which tick the hand backs off
+        self._swung = False  # between plans: the next one is kept for a while
         self._plans: list[Plan] = []  # that were in force
         self._trace = Trace(self.clock.rate)
         self._watch = None if self.recovery is None else Watch(self.recovery)
@@ -355,6 +356,7 @@ class Agent:
             events.append(f"gave up: {self.gave_up}")
             return
         events.append("backs off")
+        self._swung = wrong != "stalled"
         ticks = math.ceil(rules.retreat * self.clock.rate)
         self._retreat = self._watch.begun = self._now + ticks
         self._anew("recovery", drop=False)
@@ -417,6 +419,10 @@ class Agent:
         self.plan = plan
         if plan.origin != "recovery":
             self._trace.plan(self._now, plan)
+        if self._swung and plan is said and not plan.done:
+            self._swung = False
+            patience = math.ceil(self.recovery.patience * self.clock.rate)
+            self._orders.keep(plan, self._now, self._now + patience)
 
     def _in_force(self, said: Plan | None, ordered: Plan | None, done_looks: int) -> Plan | None:
         """The plan once this is heard: a "done" that is not believed yet leaves what was being done."""

@@ -10,18 +10,22 @@ from agent.when import grasped
 from backbone.errors import UserError
 from highlevel.plan import Plan, parse_plan_text
 
+LET = 0.4  # seconds, likewise, of a plan that was kept
 SETTLE = 0.8  # seconds that a hand goes on after it closed or opened: it lifts, or leaves
 _PICKED = re.compile(r"(?:pick up|grasp|grab|take|lift) (the .+)")
 
 
 class Orders:
     """What was ordered. The last one stands; those before it end when the hand has closed or opened, and all
-    of an errand do (`Orders.errand`), after which the agent stops.
+    of an errand do (`Orders.errand`), after which the agent stops. A plan may also be kept for a while
+    (`Orders.keep`), whatever the planner says meanwhile.
     """
 
     def __init__(self):
         self.left: list[Plan] = []
         self._errand, self._since = False, 0
+        self._kept: Plan | None = None
+        self._until = 0
 
     def give(self, subtask: str | None, tick: int) -> None:
         """In words, perhaps with location tokens; none gives it back. UserError for half a location."""
@@ -35,8 +39,18 @@ class Orders:
         """Do these one after the other, then no more."""
         self.left, self._errand, self._since = list(plans), True, tick
 
+    def keep(self, plan: Plan, tick: int, until: int) -> None:
+        """Go on with this one until the hand has closed or opened, at most until then."""
+        self._kept = replace(plan, target=None, origin="kept", tokens=())
+        self._since, self._until = tick, until
+
     def present(self, trace: Trace, tick: int) -> tuple[Plan | None, bool]:
         """The order in force; and whether an errand ended just now."""
+        if self._kept is not None:
+            if tick >= self._until or grasped(trace, tick - self._since, LET):
+                self._kept = None
+            elif not self.left:
+                return self._kept, False
         if len(self.left) > 1 or (self._errand and self.left):
             if grasped(trace, tick - self._since, SETTLE):
                 self.left.pop(0)
