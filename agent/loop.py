@@ -142,6 +142,7 @@ class Agent:
         self._news: list[str] = []
         self._orders, self._retreat = Orders(), 0  # until which tick the hand backs off
         self._swung = False  # between plans: the next one is kept for a while
+        self._refused: tuple[str, ...] = ()  # subtasks that led nowhere
         self._plans: list[Plan] = []  # that were in force
         self._trace = Trace(self.clock.rate)
         self._watch = None if self.recovery is None else Watch(self.recovery)
@@ -356,7 +357,8 @@ class Agent:
             events.append(f"gave up: {self.gave_up}")
             return
         events.append("backs off")
-        self._swung = wrong != "stalled"
+        self._refused = self._watch.refused if tries > 1 else ()
+        self._swung = bool(self._refused) or wrong != "stalled"
         ticks = math.ceil(rules.retreat * self.clock.rate)
         self._retreat = self._watch.begun = self._now + ticks
         self._anew("recovery", drop=False)
@@ -420,7 +422,7 @@ class Agent:
         if plan.origin != "recovery":
             self._trace.plan(self._now, plan)
         if self._swung and plan is said and not plan.done:
-            self._swung = False
+            self._swung, self._refused = False, ()
             patience = math.ceil(self.recovery.patience * self.clock.rate)
             self._orders.keep(plan, self._now, self._now + patience)
 
@@ -484,6 +486,8 @@ class Agent:
                 answer.ordered, answer.said = yield from self.pair.ground(*given, order, asked)
                 memory = self.memory if answer.said is None else answer.said.memory
                 answer.ordered = replace(answer.ordered, memory=memory)
+            elif self._refused:
+                answer.said = yield from self.pair.otherwise(*given, self._refused, asked)
             else:
                 answer.said, answer.chunk = yield from self.pair.write(*given, self._promised(), asked)
         except Exception as error:

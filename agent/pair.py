@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -68,8 +68,7 @@ class Pair:
         if self.planner == "learned":
             ask = self._ask("plan", (observation, memory, before))
         else:
-            told = observation, observation.instruction, memory, before
-            ask = Ask(lambda: self.planner.plan(*told), kind=(id(self.planner),))
+            ask = self._ask_planner("plan", (observation, observation.instruction, memory, before))
         return (yield from _answered(ask, asked)), None
 
     def ground(
@@ -78,13 +77,25 @@ class Pair:
         """A subtask that somebody ordered, pointed at by the learned planner where nobody did; and what the
         planner itself would have said.
         """
-        level = getattr(self.policy, "planner", None) if self.planner == "learned" else self.planner
-        if order.target is not None or not hasattr(level, "ground"):
+        if order.target is not None or not hasattr(self._writer, "ground"):
             return order, None
         given = observation, observation.instruction, memory, before, order.subtask
-        who = self.policy if self.planner == "learned" else level
-        target, said = yield from _answered(Ask(lambda: level.ground(*given), kind=(id(who),)), asked)
+        target, said = yield from _answered(self._ask_planner("ground", given), asked)
         return replace(order, target=target), said
+
+    def otherwise(
+        self,
+        observation: Observation,
+        memory: str,
+        before: Plan | None,
+        refused: Collection[str],
+        asked: list[Ask],
+    ) -> Asking[Plan]:
+        """The planner's likeliest plan that is none of those; its plan where it knows no other."""
+        what = "otherwise" if hasattr(self._writer, "otherwise") else "plan"
+        given = observation, observation.instruction, memory, before
+        given = (*given, refused) if what == "otherwise" else given
+        return (yield from _answered(self._ask_planner(what, given), asked))
 
     def act(
         self, observation: Observation, subtask: str, promise: Promise, asked: list[Ask]
@@ -96,6 +107,16 @@ class Pair:
             given = () if promise[0] is None else promise[:1]
             ask = Ask(lambda: self.controller.act(observation, subtask, *given), kind=(id(self.controller),))
         return (yield from _answered(ask, asked))
+
+    @property
+    def _writer(self):
+        """Who plans."""
+        return getattr(self.policy, "planner", None) if self.planner == "learned" else self.planner
+
+    def _ask_planner(self, what: str, given: Sequence) -> Ask:
+        """A question that is never one with others'. It goes to the same thread as those of its network."""
+        who = self.policy if self.planner == "learned" else self.planner
+        return Ask(lambda: getattr(self._writer, what)(*given), kind=(id(who),))
 
     def _ask(self, what: str, given: Sequence, kept=None, left=None, subtask: str = "") -> Ask:
         """A question to the policy: together with others' where it can do that."""

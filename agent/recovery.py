@@ -73,6 +73,11 @@ class Watch:
         self.since, self.begun = len(trace.parts) - 1, tick
         return self.tried[key]
 
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """The subtasks that it was stuck at."""
+        return tuple(subtask for subtask, _ in self.tried)
+
 
 def way_back(trace: Trace, ticks: int, positions: bool) -> np.ndarray:
     """(ticks, A) actions that undo the last motion, the gripper as it is. positions: whether actions are

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -15,6 +15,7 @@ from backbone.observation import Observation
 from backbone.pointer import read_out
 from backbone.tokenizer import BOS, EOS, MEMORY, PAD, POINT, SCENE, SUBTASK, UNK, Tokenizer
 from highlevel.decoding import Alphabet, Written, write
+from highlevel.forced import Told
 from highlevel.plan import DONE, Plan, Target
 
 NO_MEMORY = "nothing"  # how an empty memory is written
@@ -32,7 +33,6 @@ class LearnedPlanner:
         self.segment = next(s.name for s in layout.segments if s.target)
         self.context = tuple(name for name in layout.names if name != self.segment)
         self.lengths = {s.source: s.length for s in layout.segments if s.kind == "text"}
-        self._room = next(s.length for s in layout.segments if s.target)
         self.cameras = {name: (config.image_size,) * 2 for name, config in self.network.preset.cameras}
         self.keep = tuple(
             s.name for s in layout.segments if s.source == f"images.{self.network.preset.pointer}"
@@ -46,7 +46,6 @@ class LearnedPlanner:
         with self.engine.quietly():
             return self.plan_on(self.engine.look(), [told], [memory], [previous])[0]
 
-    @torch.no_grad()
     def ground(
         self, observation: Observation, instruction: str, memory: str, previous: Plan | None, subtask: str
     ) -> tuple[Target | None, Plan]:
@@ -56,22 +55,23 @@ class LearnedPlanner:
         unknown = self.tokenizer.unknown_words(subtask)
         if unknown:
             raise UserError(f"subtask: expected words that the planner knows, got '{unknown[0]}'")
-        told = observation.with_instruction(instruction or observation.instruction)
         with self.engine.quietly():
-            run = self.engine.look()
-            (said,) = self.plan_on(run, [told], [memory], [previous])
-            camera, begin = self.network.preset.pointer, said.tokens
-            if not camera or SUBTASK not in begin:
-                return None, said
-            at = begin.index(SUBTASK) + 1
-            ids = self.tokenizer.ids(subtask)[: self._room - at]
-            slots = range(run.layout.start(self.segment) + at, run.layout.start(self.segment) + at + len(ids))
-            fed = (torch.tensor([list(row)], device=self.network.device) for row in (ids, slots))
-            _, _, states, *_ = run.predict(*fed, ALPHABET.never)
-            query = states[:, -1]
-            found = self.network.pointer(run.fine[camera], run.hidden[self.keep[0]], query)
-            (place,) = read_out(found).tolist()
-            return Target(*place, camera), said
+            told = Told(self, observation.with_instruction(instruction), memory, previous)
+            return told.target(tuple(self.tokenizer.ids(subtask))), told.said
+
+    def otherwise(
+        self,
+        observation: Observation,
+        instruction: str,
+        memory: str,
+        previous: Plan | None,
+        refused: Collection[str],
+    ) -> Plan:
+        """The likeliest plan with another subtask than those that are refused; the plan itself where that is
+        another one, or where there is none."""
+        with self.engine.quietly():
+            told = Told(self, observation.with_instruction(instruction), memory, previous)
+            return told.otherwise(refused)
 
     @torch.no_grad()
     def plan_on(
