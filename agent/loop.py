@@ -201,7 +201,6 @@ class Agent:
 
     def go_on(self) -> None:
         """After a stop, or after it gave up."""
-        self.stopped, self.gave_up = False, None
         self._anew("go on")
         if self._watch is not None:
             self._watch = Watch(self._watch.rules, len(self._trace.parts), self._now)
@@ -296,7 +295,7 @@ class Agent:
         """A part of this action: of a speed its share, of a way to a position so far."""
         if self.rest == "zero":
             return np.append(action[:-1] * self.pace, action[-1:])
-        come_from = self._here if self._last is None else self._last
+        come_from = action if self._last is None else self._last
         share = min(1.0, self.pace / (1 - self._part))
         return np.append(come_from[:-1] + (action - come_from)[:-1] * share, action[-1:])
 
@@ -376,6 +375,7 @@ class Agent:
     def _anew(self, call: str, drop: bool = True) -> None:
         """What was thought before no longer counts; think at once. drop: the plan in force, too."""
         self.revision += 1
+        self.stopped, self.gave_up = False, None
         self.said, self._chunk, self._call = None, None, (call,)
         self.plan = None if drop else self.plan
         self._used = self._done_looks = 0
@@ -423,8 +423,8 @@ class Agent:
             self._trace.plan(self._now, plan)
         if self._swung and plan is said and not plan.done:
             self._swung, self._refused = False, ()
-            patience = math.ceil(self.recovery.patience * self.clock.rate)
-            self._orders.keep(plan, self._now, self._now + patience)
+            self._watch.begun = self._now + math.ceil(self.recovery.patience * self.clock.rate)
+            self._orders.keep(plan, self._now, self._watch.begun)
 
     def _in_force(self, said: Plan | None, ordered: Plan | None, done_looks: int) -> Plan | None:
         """The plan once this is heard: a "done" that is not believed yet leaves what was being done."""

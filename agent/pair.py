@@ -92,10 +92,10 @@ class Pair:
         asked: list[Ask],
     ) -> Asking[Plan]:
         """The planner's likeliest plan that is none of those; its plan where it knows no other."""
-        what = "otherwise" if hasattr(self._writer, "otherwise") else "plan"
-        given = observation, observation.instruction, memory, before
-        given = (*given, refused) if what == "otherwise" else given
-        return (yield from _answered(self._ask_planner(what, given), asked))
+        if not hasattr(self._writer, "otherwise"):
+            return (yield from self.write(observation, memory, before, (None, None), asked))[0]
+        given = observation, observation.instruction, memory, before, refused
+        return (yield from _answered(self._ask_planner("otherwise", given), asked))
 
     def act(
         self, observation: Observation, subtask: str, promise: Promise, asked: list[Ask]

@@ -59,5 +59,9 @@ class Policy(Levels):
         encode_words(self.tokenizer, text, lengths["instruction_ids"], "instruction")
 
     def check_subtask(self, text: str) -> None:
-        """UserError if the controller cannot read it."""
+        """UserError if the controller cannot read it: words it was never taught, or too many."""
+        unknown = self.tokenizer.unknown_words(text)
+        if unknown:
+            words = ", ".join(map(repr, unknown[:5]))
+            raise UserError(f"subtask: expected words the agent was taught, got unknown {words}")
         encode_words(self.tokenizer, text, self.controller.plan_segment.length, "subtask")

@@ -163,7 +163,7 @@ def grasped(trace: Trace, ticks: int, seconds: float) -> bool:
     """
     wait = int(round(seconds * trace.rate))
     told = [action[-1] for action in list(trace.sent)[-max(ticks, 1) - 1 :]]
-    if len(told) < wait + 2:
+    if len(told) < wait + 1:
         return False
     low, high = min(told), max(told)
     if high - low < 1e-6:

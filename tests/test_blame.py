@@ -193,7 +193,7 @@ def test_typed_plans_are_read_by_instruction_and_checked(env, nano, tmp_path):
     for text in ("", "  pick up the red block\nclear", "pick up the red block <loc0001>"):
         with pytest.raises(UserError):
             P.read_plans(text)
-    with pytest.raises(UserError, match="know the words"):
+    with pytest.raises(UserError, match="words the agent was taught"):
         P.make("typed", env, nano, "frobnicate the quux")
 
 
