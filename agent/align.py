@@ -1,10 +1,10 @@
 """Where to go on in a chunk of speeds that comes late.
 
-A chunk is a path from where the robot was when it looked. What it did until the chunk came may be the beginning
-of that path, nothing, or something else. Beginning with the chunk's first action does twice what was done
-already; passing over as many actions as were done leaves out what was not: a hand that is told at every look
-to jump and always comes too late for it never moves. So the chunk is entered where its path is nearest to
-what was done, and what is still missing there is made up for.
+A chunk is a path from where the robot was when it looked. What it did until the chunk came may be the
+beginning of that path, nothing, or something else. Beginning with its first action does twice what was
+done already; passing over as many actions as were done leaves out what was not: a hand that is told at every
+look to jump, and always comes too late for it, never moves. So the chunk is entered where its path is nearest
+to what was done, and what is still missing there is made up for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NEAR = 0.25  # of an action: places that are so much alike are the same, and the
 
 
 def entered(actions: np.ndarray, done: np.ndarray) -> tuple[np.ndarray, int]:
-    """actions (H, A): speeds, the gripper last. done (D, A): what the robot did since the chunk's observation.
+    """actions (H, A): speeds, the gripper last. done (D, A): what the robot did since the observation.
 
     Returns the chunk with what is missing made up for, in its first actions from there on, no faster than
     anything in it or done, and how many of its actions are passed over.

@@ -13,7 +13,7 @@ Rules, learnt the hard way elsewhere:
   leaves the rest of its chunk; when nothing is left the robot holds still. Only where somebody else's policy
   is not there, or not what was agreed (PolicyError), does that end the step;
 - of a chunk of positions that comes late, as many are passed over as were done since its observation; one of
-  speeds begins with its first (`Clock.skip`);
+  speeds is entered where its path meets what was done (`Clock.skip`);
 - "done" counts when it is said at two looks in a row. At the first the last subtask goes on: a hand that
   stops on a premature "done" sees the same picture for ever and never takes it back.
 
