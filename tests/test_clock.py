@@ -55,7 +55,7 @@ def test_positions_are_passed_over_and_speeds_made_up_for():
         assert numbers(run(agent, 12))[10] == first
     agent = Agent(Script(Plan("go on")), clock=Clock(True, rate=20, chunk=0.1))
     agent.reset("go")
-    # asked at tick 8, a chunk 0, .1, .2, ... comes when .6 and .7 have been done: 1.2 too much by its third action
+    # a chunk 0, .1, .2, ... comes when .6 and .7 have been done: too much by 1.2 at its third action
     assert numbers(run(agent, 14))[8:] == [6, 7, -9, 2, 4, 5]
 
 

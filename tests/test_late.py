@@ -68,9 +68,7 @@ def test_the_controller_reads_the_old_words_and_the_planner_writes_the_new(tmp_p
     assert tokenizer.decode([i for i in words[words != PAD] if i < tokenizer.loc_start]) == text
     batch = sampler.controller(0, 256)
     assert set(batch["delay"].tolist()) == {0, 1, 2, 3, 4}
-    none = Sampler(
-        cache, tokenizer, jitter=plain
-    )  # a network that is promised nothing learns from the others
+    none = Sampler(cache, tokenizer, jitter=plain)  # one that is promised nothing
     assert "delay" not in none.controller(0, 4)
     assert not cache.given[none.controller_rows(256, np.random.default_rng(0))].any()
     with pytest.raises(UserError, match="late: expected a share"):
