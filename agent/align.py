@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-NEAR = 0.25  # of an action: places that are so much alike are the same, and the later one is taken
+NEAR = 0.25  # of the largest action: places so much alike are the same, and the later one is taken
 
 
 def entered(actions: np.ndarray, done: np.ndarray) -> tuple[np.ndarray, int]:
@@ -26,7 +26,8 @@ def entered(actions: np.ndarray, done: np.ndarray) -> tuple[np.ndarray, int]:
     most = min(len(done), len(actions) - 1)
     way = np.cumsum(np.concatenate((np.zeros_like(actions[:1]), actions[:most])), 0)  # (most + 1, A)
     far = np.linalg.norm(way - np.sum(done, 0), axis=1)
-    start = int(np.flatnonzero(far <= far.min() + NEAR)[-1])
+    near = NEAR * max(np.abs(actions).max(), np.abs(done).max())
+    start = int(np.flatnonzero(far <= far.min() + near)[-1])
     missing = (way[start] - np.sum(done, 0))[:-1]
     fastest = np.maximum(np.abs(actions).max(0), np.abs(done).max(0))[:-1]
     for action in actions[start:]:
