@@ -13,7 +13,7 @@ Rules, learnt the hard way elsewhere:
   leaves the rest of its chunk; when nothing is left the robot holds still. Only where somebody else's policy
   is not there, or not what was agreed (PolicyError), does that end the step;
 - of a chunk of positions that comes late, as many are passed over as were done since its observation; one of
-  speeds begins with its first (`Clock.skip`);
+  speeds is entered where its path meets what was done (`Clock.skip`);
 - "done" counts when it is said at two looks in a row. At the first the last subtask goes on: a hand that
   stops on a premature "done" sees the same picture for ever and never takes it back.
 
@@ -31,6 +31,7 @@ from dataclasses import replace
 import numpy as np
 
 from agent import orders, recovery, talk
+from agent.align import entered
 from agent.asks import Ask, Asking, run_alone
 from agent.clock import SYNC, Clock
 from agent.orders import Orders
@@ -75,7 +76,7 @@ class Agent:
             raise UserError(f"execute: expected at least 1 control step per look, got {execute}")
         self.execute, self.clock, self.rest = execute, clock, rest
         self.replan, self.recovery = tuple(replan), recovery
-        self._skip = (rest == "last" or clock.keep) if clock.skip is None else clock.skip
+        self._skip = True if clock.skip is None and rest == "last" else clock.skip
         self._past = past(policy)
         self._lanes = ("plan", "chunk") if self.pair.apart else ("both",)
         self.instruction: str | None = None
@@ -398,10 +399,21 @@ class Agent:
                 if "chunk" in self._due and changed:
                     self._due["chunk"] = self._now  # at once
             if answer.chunk is not None:
-                done = self._done_actions - answer.used
-                self._chunk, self._used, self._part = answer.chunk, done if self._skip else 0, 0.0
+                self._begin(answer)
             events += answer.failed
         return heard
+
+    def _begin(self, answer: Answer) -> None:
+        """A chunk that has come: from which of its actions on, see `Clock.skip`."""
+        self._chunk, self._used, self._part = answer.chunk, 0, 0.0
+        late = self._now - answer.asked
+        if self._skip:
+            self._used = self._done_actions - answer.used
+        elif self._skip is None and late:
+            done = np.array(list(self._trace.sent)[-late:])
+            done[:, -1] *= self.pace  # the gripper's is no speed: it is told the same for longer
+            actions, self._used = entered(answer.chunk.actions, done)
+            self._chunk = replace(answer.chunk, actions=actions)
 
     def _believe(self, said: Plan | None, ordered: Plan | None, events: list[str]) -> None:
         if said is not None:
@@ -468,7 +480,7 @@ class Agent:
         elif answer.chunk is None:
             again = RETRY
         else:  # the next one has to be there before this one is used up
-            again = min(self.execute, max(1, len(answer.chunk.actions) - late * self._skip))
+            again = min(self.execute, max(1, len(answer.chunk.actions) - late * (self._skip is not False)))
             again = math.ceil(again / self.pace)
         if answer.revision == self.revision:
             self._due[lane] = answer.asked + max(again, late)

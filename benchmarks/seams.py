@@ -5,8 +5,8 @@
 
 At the tick in which a chunk takes over: how far velocity and acceleration jump, as commanded (the first three
 numbers of an action, full scale 2) and as the hand then moves. "between": ticks at which none takes over,
-with naive switching. What was done meanwhile is passed over in all of them. Means and 90% quantiles over all
-seams of the same episodes' first ticks.
+with naive switching. What was done meanwhile is passed over; or the chunk entered where its path meets that
+(`agent/align.py`). Means and 90% quantiles over all seams of the same episodes' first ticks.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from envs.registry import make
 from lowlevel.guided import Guided
 from lowlevel.sampling import Sampling
 
-WAYS = {  # whether anything is promised, and how a chunk is led on
-    "naive": (False, None),
-    "held": (True, None),
-    "guided, true": (True, Guided()),
-    "guided, identity": (True, Guided(jacobian="identity")),
+WAYS = {  # whether anything is promised, how a chunk is led on, and what of a late one is passed over
+    "naive": (False, None, True),
+    "entered": (False, None, None),
+    "held": (True, None, True),
+    "guided, true": (True, Guided(), True),
+    "guided, identity": (True, Guided(jacobian="identity"), True),
 }
 MEASURES = {
     "action velocity": "full scale 2",
@@ -98,9 +99,9 @@ def main(options: Options) -> None:
     record = []
     for delay in options.delays:
         rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for way, (keep, lead) in WAYS.items():
+        for way, (keep, lead, skip) in WAYS.items():
             policy.controller.sampling = Sampling(prefix=lead)
-            clock = Clock(True, env.rate, chunk=delay / env.rate, keep=keep, skip=True)
+            clock = Clock(True, env.rate, chunk=delay / env.rate, keep=keep, skip=skip)
             agent = Agent(policy, execute=options.execute, clock=clock)
             for seed in range(options.first, options.first + options.episodes):
                 sent, hand, seams, between = along(env, agent, seed, options.ticks)

@@ -47,12 +47,16 @@ def test_what_is_done_meanwhile_is_passed_over():
     assert "held" not in [e for s in steps[2:] for e in s.events]
 
 
-def test_speeds_are_all_done_and_positions_are_passed_over():
-    for options, first in (({}, 0), ({"rest": "last"}, 2), ({"keep": True}, 2)):
-        clock = Clock(True, rate=20, chunk=0.1, keep=options.pop("keep", False))
-        agent = Agent(Script(Plan("go on")), clock=clock, **options)
+def test_positions_are_passed_over_and_speeds_made_up_for():
+    for skip, rest, first in ((None, "last", 2), (True, "zero", 2), (False, "zero", 0)):
+        clock = Clock(True, rate=20, chunk=0.1, skip=skip)
+        agent = Agent(Script(Plan("go on")), clock=clock, rest=rest)
         agent.reset("go")
         assert numbers(run(agent, 12))[10] == first
+    agent = Agent(Script(Plan("go on")), clock=Clock(True, rate=20, chunk=0.1))
+    agent.reset("go")
+    # a chunk 0, .1, .2, ... comes when .6 and .7 have been done: too much by 1.2 at its third action
+    assert numbers(run(agent, 14))[8:] == [6, 7, -9, 2, 4, 5]
 
 
 def test_a_chunk_that_is_nearly_used_up_is_asked_for_in_time():

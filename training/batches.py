@@ -91,7 +91,8 @@ class Draw:
 class Sampler:
     """Draws planner and controller batches (see the module's note) of what the layout's segments name.
 
-    `held_out`: the other part of the episodes.
+    `held_out`: the other part of the episodes. delay: most actions of a chunk that are given already; half of
+    the chunks have none.
     """
 
     def __init__(
@@ -106,11 +107,12 @@ class Sampler:
         agent_boost: float = 1.0,
         held_out: bool = False,
         layout: Layout = NANO_LAYOUT,
+        delay: int = 0,
     ):
         self.cache, self.tokenizer, self.layout = cache, tokenizer, layout
         self.seed, self.process = seed, process
         self.jitter = jitter or Jitter()
-        self.held_out = held_out
+        self.held_out, self.delay = held_out, delay
         self._tokenise()
         side = cache.held_out == held_out
         kinds: dict[str, int] = {}
@@ -126,14 +128,14 @@ class Sampler:
         # A chunk of which only the first action is known teaches less than a whole one.
         self.chunk, self.valid = cache.chunks(through=not layout.reads_plans)
         useful = weights * (0.3 + 0.7 * self.valid.mean(1))
-        rows = np.flatnonzero(side & self.valid[:, 0])
+        rows = np.flatnonzero(side & self.valid[:, 0] & (cache.given <= delay))
         if held_out:
             rows = rows[cache.driver[rows] == TEACHER]
         self.controller_rows = Draw(rows, np.ones(len(rows)) if held_out else useful[rows])
 
     def _tokenise(self) -> None:
         cache, tok = self.cache, self.tokenizer
-        texts = cache.instruction, cache.past_memory, cache.subtask
+        texts = cache.instruction, cache.past_memory, cache.told
         used = dict(zip(("instruction_ids", "memory_ids", "plan_ids"), texts, strict=True))
         self._tables: dict[str, np.ndarray] = {}  # source -> a row of ids for every string
         for segment in self.layout.segments:
@@ -212,18 +214,24 @@ class Sampler:
 
     def controller(self, step: int, size: int) -> Batch:
         """What the controller reads (nano: images {wrist}, state, plan_ids), actions (B, H, 7), valid (B, H),
-        weight.
+        weight; with delays also delay (B,).
         """
         rng = self.rng(step, 1)
         rows = self.controller_rows(size, rng)
-        return self._inputs(self.layout.controller, rows, rng) | {
+        batch = self._inputs(self.layout.controller, rows, rng) | {
             "actions": torch.from_numpy(self.chunk[rows]),
             "valid": torch.from_numpy(self.valid[rows]),
         }
+        return batch | ({"delay": torch.from_numpy(self._delay(rows, rng))} if self.delay else {})
+
+    def _delay(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """How many actions of each chunk are given: those that were done anyway, or any number."""
+        given, some = self.cache.given[rows].astype(np.int64), rng.random(len(rows)) < 0.5
+        return np.where(given > 0, given, some * rng.integers(1, self.delay + 1, len(rows)))
 
     def _plan_ids(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Words and the two location tokens, the place moved a little: a planner's is never exact either."""
-        target, jitter = self.cache.target[rows], self.jitter
+        target, jitter = self.cache.told_at[rows], self.jitter
         grounded = target[:, 0] >= 0
         if not self.held_out:
             far = rng.random((len(rows), 1)) < jitter.far_share
@@ -231,7 +239,7 @@ class Sampler:
             target = target + sigma * rng.standard_normal(target.shape)
             grounded = grounded & (rng.random(len(rows)) >= jitter.plain)
         bins = np.clip(target * LOC_BINS, 0, LOC_BINS - 1).astype(np.int64) + self.tokenizer.loc_start
-        ids = self._tables["plan_ids"][self.cache.subtask[rows]]
+        ids = self._tables["plan_ids"][self.cache.told[rows]]
         at = (ids != PAD).sum(1)
         where = np.flatnonzero(grounded)
         ids[where, at[where]], ids[where, at[where] + 1] = bins[where, 0], bins[where, 1]

@@ -39,8 +39,9 @@ HELD_OUT = 0.03  # share of episodes for offline metrics
 SMALL = ("state", "chunk", "valid", "target", "instruction", "subtask", "memory", "past_memory")
 SMALL += ("step", "driver", "episode", "distance")
 THROUGH = ("through_valid", "through")  # written in this order
-LATER = (*THROUGH, "inventory")  # arrays that a shard may lack
-TEXTS = ("instruction", "subtask", "memory", "past_memory", "inventory")  # arrays of ids of strings
+TOLD = ("told", "told_at", "given")  # what a late agent's controller went by (see training/late.py)
+LATER = (*THROUGH, "inventory", *TOLD)  # arrays that a shard may lack
+TEXTS = ("instruction", "subtask", "memory", "past_memory", "inventory", "told")  # arrays of ids of strings
 
 
 def held_out(key: str, share: float = HELD_OUT) -> bool:
@@ -218,7 +219,8 @@ class Cache:
 
     state (N, 8), chunk (N, 10, 7), valid (N, 10), target (N, 2), step, driver, distance (N,); instruction,
     subtask, memory, inventory (N,; "" if unknown) and past_memory (N, 12) are ids into `strings`; family (N,)
-    into `families`;
+    into `families`; told and told_at are the words and the place that the controller reads, most often those
+    of the subtask; given (N,) is how many of the first actions are not the teacher's but were done anyway;
     episode (N,) counts through; held_out (N,) bool.
 
     datasets: only what comes from datasets with these folder names; max_frames: only the first so many.
@@ -247,7 +249,7 @@ class Cache:
         self.families: list[str] = []
         texts: dict[str, int] = {}
         families: dict[str, int] = {}
-        names = (*SMALL, "family", "held_out", "inventory")
+        names = (*SMALL, "family", "held_out", "inventory", *TOLD)
         columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
         self._images: dict[str, list[np.ndarray]] = {name: [] for name in CAMERAS}
         through: dict[str, list[np.ndarray]] = {name: [] for name in THROUGH}
@@ -261,6 +263,9 @@ class Cache:
             small["inventory"] = np.full(meta["frames"], len(strings) - 1)
             if (path / "inventory.npy").exists():
                 small["inventory"] = np.load(path / "inventory.npy")
+            small |= {"told": small["subtask"], "told_at": small["target"]}
+            small["given"] = np.zeros(meta["frames"], np.int32)
+            small |= {n: np.load(path / f"{n}.npy") for n in TOLD if (path / f"{n}.npy").exists()}
             family = [families.setdefault(e["family"], len(families)) for e in meta["episodes"]]
             held = [held_out(episode_key(e["suite"], e["family"], e["seed"])) for e in meta["episodes"]]
             for name in TEXTS:

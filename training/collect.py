@@ -68,9 +68,11 @@ def plan_episodes(
 
 
 class Walker:
-    """Runs episodes, one after another, in one world. `policy` drives in turn with the teacher (DAgger)."""
+    """Runs episodes, one after another, in one world. `policy` drives in turn with the teacher (DAgger).
+    late: the share of its turns in which its answers come late.
+    """
 
-    def __init__(self, policy: Levels | None = None):
+    def __init__(self, policy: Levels | None = None, late: float = 0.0):
         from agent.loop import Agent
         from agent.oracle import OraclePlanner
         from envs.tabletop.env import TabletopEnv
@@ -78,6 +80,7 @@ class Walker:
 
         self.teacher, self.env = Teacher(), TabletopEnv(pixels="lazy")
         self.agents: list[Agent] = []
+        self.late = late
         if policy is not None:
             oracle = OraclePlanner(self.env.teacher())
             writes = policy.planner is not None
@@ -93,7 +96,7 @@ class Walker:
         self.teacher.reset()
         driver: Bursts | Turns = Bursts(rng)
         if self.agents:
-            driver = Turns(rng, self.agents[int(rng.integers(len(self.agents)))])
+            driver = Turns(rng, self.agents[int(rng.integers(len(self.agents)))], self.late)
         rows: list[Row] = []
         done, after = 0, int(rng.integers(*AFTER))
         last_event = max((event.at for event in env.task.events), default=0)
@@ -106,7 +109,7 @@ class Walker:
             _, _, _, _, info = env.step(action)
             if len(env._pending) < waiting and who == TEACHER:
                 who = DISTURBED  # something happened: what comes next does not follow from here
-            rows.append(Row(kept, state, label, instruction, action, who, info["is_success"]))
+            rows.append(Row(kept, state, label, instruction, action, who, info["is_success"], driver.told))
             done = done + 1 if label.subtask == "done" else 0
             if done > after and t > last_event:
                 break

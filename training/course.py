@@ -76,8 +76,9 @@ class NanoCourse:
             raise UserError("train: expected a --controller-weight above 0 for a network without a planner")
         self.unused = not (self.planner_batch and self.controller_batch)
         boosts = {name: getattr(config, name) for name in ("near_boost", "far_boost", "agent_boost")}
+        delay = self.network.preset.trained_delay
         self.sampler = Sampler(
-            cache, self.tokenizer, config.seed, process, config.jitter, layout=layout, **boosts
+            cache, self.tokenizer, config.seed, process, config.jitter, layout=layout, delay=delay, **boosts
         )
         self._held_out: Sampler | None = None
         self.held_out = bool(cache.held_out.any())

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from highlevel.plan import Plan
 from training.episodes import AGENT, DISTURBED, TEACHER
+from training.late import late_agent
 
 if TYPE_CHECKING:
     from agent.loop import Agent
@@ -25,6 +27,8 @@ class Bursts:
 
     Most bursts go through the arm (it drifts, shakes, turns, opens or closes the gripper), some push a block.
     """
+
+    told: Plan | None = None
 
     def __init__(self, rng: np.random.Generator, clean: float = 0.2):
         self.rng = rng
@@ -113,15 +117,27 @@ class Turns:
 
     The agent is what it is in use, loop and all. Each of its turns starts from the teacher's memory, as if it
     had been driving all along and well. In half of the episodes the teacher writes its plans: what the
-    controller gets wrong under good plans is seldom seen under bad ones.
+    controller gets wrong under good plans is seldom seen under bad ones. late: the share of its turns in
+    which its answers come late (`training/late.py`); then `told` is the plan that it goes by.
     """
 
-    def __init__(self, rng: np.random.Generator, agent: Agent):
-        self.rng, self.agent = rng, agent
+    def __init__(self, rng: np.random.Generator, agent: Agent, late: float = 0.0):
+        self.rng, self.agent, self.late = rng, agent, late
+        self.told: Plan | None = None
+        self._now = agent  # whose turn it is, with its clock
         self.agents = bool(rng.random() < 0.8)
         self.left = self._length()
         self.begun = False
         self.instruction = self.memory = ""
+
+    def _begin(self, instruction: str) -> None:
+        self._now = agent = self.agent
+        if self.late and self.rng.random() < self.late:
+            self._now = agent = late_agent(agent.policy, agent.planner, self.rng)
+            self.left += agent.clock.ticks(agent.clock.plan or 0.0, 0.0)  # until it has something to do
+        agent.reset(instruction, int(self.rng.integers(2**31)))
+        agent.memory, self.begun = self.memory, True
+        agent.execute = int(self.rng.integers(4, 10))
 
     def _length(self) -> int:
         if not self.agents:
@@ -136,16 +152,17 @@ class Turns:
             self.agents, self.begun = not self.agents, False
             self.left = self._length()
         self.left -= 1
+        self.told = None
         if not self.agents:
             self.memory = label.memory
             return label.action, TEACHER
         if not self.begun:
-            self.agent.reset(instruction, int(self.rng.integers(2**31)))
-            self.agent.memory, self.begun = self.memory, True
-            self.agent.execute = int(self.rng.integers(4, 10))
+            self._begin(instruction)
         elif instruction != self.instruction:
-            self.agent.say(instruction)
-        self.instruction = instruction
-        step = self.agent.step(look() if self.agent.needs_observation else None)
-        self.memory = self.agent.memory
+            self._now.say(instruction)
+        self.instruction, agent = instruction, self._now
+        step = agent.step(look() if agent.needs_observation else None)
+        self.memory = agent.memory
+        if agent.clock.realtime:
+            self.told = step.plan
         return np.clip(step.action, -1, 1).astype(np.float32), AGENT

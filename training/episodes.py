@@ -15,6 +15,7 @@ from backbone.errors import UserError
 
 if TYPE_CHECKING:
     from envs.contract import Label
+    from highlevel.plan import Plan
 
 FPS = 20
 CAMERAS = {"front": (128, 128), "wrist": (64, 64)}
@@ -162,7 +163,9 @@ def take_turns(
 
 
 class Row(NamedTuple):
-    """One control step: what the caller kept before it, what the teacher said, who did what."""
+    """One control step: what the caller kept before it, what the teacher said, who did what. told: the plan
+    that an agent went by whose answers come late.
+    """
 
     kept: Any
     state: np.ndarray
@@ -171,13 +174,14 @@ class Row(NamedTuple):
     executed: np.ndarray
     who: int
     success: bool
+    told: Plan | None = None
 
 
 def from_rows(
     job: Job, rows: Sequence[Row], images: dict[str, list[bytes]], image_stats: dict[str, Any]
 ) -> Episode:
     """The episode of all its steps and their pictures."""
-    _, state, labels, instruction, executed, who, success = zip(*rows, strict=True)
+    _, state, labels, instruction, executed, who, success, _ = zip(*rows, strict=True)
     points = [(-1.0, -1.0) if label.point is None else label.point for label in labels]
     return Episode(
         seed=job.seed,

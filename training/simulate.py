@@ -28,8 +28,9 @@ import tyro
 from backbone.errors import UserError
 from training.cache import LATER, SMALL, clear_leftovers, write_shard
 from training.collect import Walker, begin_worker, plan_episodes
-from training.episodes import AGENT, CAMERAS, DISTURBED, TEACHER, Job
+from training.episodes import AGENT, CAMERAS, DISTURBED, TEACHER, Job, Row
 from training.labels import DONE, HORIZON, NOTHING, chunk_labels, past_memory, switch_distance
+from training.late import overtaken, waiting
 from training.progress import Bar
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 GROUP = 256  # episodes in a shard
 SHARE, LEAST, MOST = 0.1, 6, 30  # frames kept of an episode
 DETOURS = 0.2  # of those, how many rest though there is work left (twice as many before a swap begins)
+GIVEN, GIVEN_SHARE = 4, 0.6  # of late agents: actions that were done anyway, at most; share of their frames
 NEAR, BOOST = 5, 2.0  # frames so near a switch are kept more often
 
 
@@ -52,8 +54,10 @@ class _Group:
 class Simulator(Walker):
     """Makes the rows of a shard (see `Cache` for what they hold)."""
 
-    def __init__(self, policy: Policy | None = None, share: float = SHARE, detours: float = DETOURS):
-        super().__init__(policy)
+    def __init__(
+        self, policy: Policy | None = None, share: float = SHARE, detours: float = DETOURS, late: float = 0.0
+    ):
+        super().__init__(policy, late)
         self.share, self.detours = share, detours
 
     def frames(self, job: Job) -> dict[str, Any]:
@@ -77,7 +81,9 @@ class Simulator(Walker):
             world.restore(rows[t].kept)
             unbegun = job.family == "swap" and world.task.progress(world) == 0
             share = self.detours * (1 + unbegun)
-            if t and rng.random() < share and self._rest(label, int(rng.integers(4, 41))):
+            told, count = overtaken(rows, t), self._given(rows, t, rng)
+            detour = t > 0 and rows[t].told is None and rng.random() < share
+            if detour and self._rest(label, int(rng.integers(4, 41))):
                 label, whole, who, far = self.teacher.label(world), False, DISTURBED, len(rows)
             pixels = world.observe()["pixels"]
             lags = list(past[t])
@@ -95,8 +101,17 @@ class Simulator(Walker):
                 "step": t,
                 "driver": who,
                 "distance": far,
+                "given": 0 if told else count,
             }
-            chunks = [part[t] for part in known] if whole else self._roll_out()
+            frame |= {"told": frame["subtask"], "told_at": frame["target"]}
+            if told:
+                place = (-1.0, -1.0) if told.target is None else (told.target.y, told.target.x)
+                frame |= {"told": told.subtask, "told_at": place}
+                chunks = self._alone(waiting(rows, t, told))
+            elif count:
+                chunks = self._alone(self._go_on(rows, t, count))
+            else:
+                chunks = [part[t] for part in known] if whole else self._roll_out()
             frame |= dict(zip(("chunk", "valid", "through", "through_valid"), chunks, strict=True))
             for name, value in frame.items():
                 out[name].append(value)
@@ -132,23 +147,51 @@ class Simulator(Walker):
 
     def _roll_out(self) -> list[np.ndarray]:
         """The same for the present moment, by letting the teacher drive from here."""
+        actions, subtasks = self._driven()
+        return [part[0] for part in self._chunks(actions, np.full(HORIZON, TEACHER), subtasks)]
+
+    def _driven(self) -> tuple[np.ndarray, list[str]]:
+        """What the teacher does from here, (H, A), and for which subtasks."""
         world, actions, subtasks = self.env.world, [], []
         for _ in range(HORIZON):
             label = self.teacher.label(world)
             actions.append(label.action)
             subtasks.append(label.subtask)
             world.step(label.action)
-        driver = np.full(HORIZON, TEACHER)
-        return [part[0] for part in self._chunks(np.array(actions, np.float32), driver, subtasks)]
+        return np.array(actions, np.float32), subtasks
+
+    def _given(self, rows: Sequence[Row], t: int, rng: np.random.Generator) -> int:
+        """How many of a late agent's actions from frame t on its chunk begins with; most often some."""
+        if rows[t].told is None or rng.random() >= GIVEN_SHARE:
+            return 0
+        return min(int(rng.integers(1, GIVEN + 1)), len(rows) - 1 - t)
+
+    def _go_on(self, rows: Sequence[Row], t: int, count: int) -> np.ndarray:
+        """The chunk (H, A) of frame t whose first `count` actions are those that were done, whoever did them:
+        the teacher goes on from where they led, as far as the subtask of frame t.
+        """
+        done = rows[t : t + count]
+        self.env.world.restore(rows[t + count].kept)
+        actions, subtasks = self._driven()
+        actions = np.concatenate(([row.label.action for row in done], actions))
+        subtask = np.array([*(row.label.subtask for row in done), *subtasks])
+        chunk = chunk_labels(actions, np.full(len(actions), TEACHER), subtask, DONE)[0][0]
+        chunk[:count] = [row.executed for row in done]
+        return chunk
+
+    def _alone(self, chunk: np.ndarray) -> list[np.ndarray]:
+        """A chunk that is for its words alone, as one of `_chunks`."""
+        known = np.ones(len(chunk), bool)
+        return [chunk.astype(np.float32), known, np.zeros_like(chunk, np.float32), ~known]
 
 
 _simulator: Simulator | None = None
 
 
-def _start(checkpoint: str | None, share: float, detours: float) -> None:
+def _start(checkpoint: str | None, share: float, detours: float, late: float) -> None:
     """A worker's first act."""
     global _simulator
-    _simulator = Simulator(begin_worker(checkpoint), share, detours)
+    _simulator = Simulator(begin_worker(checkpoint), share, detours, late)
 
 
 def _make(group: _Group) -> tuple[int, int]:
@@ -194,15 +237,19 @@ def simulate(
     name: str = "simulated",
     share: float = SHARE,
     detours: float = DETOURS,
+    late: float = 0.0,
     workers: int | None = None,
     quiet: bool = False,
 ) -> int:
     """Add to the cache `out` what it lacks of these episodes (see `plan_episodes`). Returns the new frames.
 
     checkpoint: a policy that drives in turn with the teacher (DAgger). share: frames kept of an episode.
-    detours: how many of those show the hand at rest though there is work left, where that can be.
+    detours: how many of those show the hand at rest though there is work left, where that can be. late: share
+    of the policy's turns in which its answers come late.
     """
     out = Path(out)
+    if not 0 <= late <= 1 or (late and checkpoint is None):
+        raise UserError(f"late: expected a share in [0, 1] of a checkpoint's turns, got {late}")
     if not 0 < share <= 1:
         raise UserError(f"share: expected a share of the frames in (0, 1], got {share}")
     if not 0 <= detours <= 1:
@@ -217,7 +264,8 @@ def simulate(
     groups = []
     for first in range(0, len(jobs), GROUP):
         part = tuple(jobs[first : first + GROUP])
-        mark = zlib.crc32(f"{part} {share} {detours} {checkpoint is None}".encode()) & 0xFFFF
+        how = f"{share} {detours} {checkpoint is None}{f' {late}' if late else ''}"
+        mark = zlib.crc32(f"{part} {how}".encode()) & 0xFFFF
         folder = out / f"{name}-{mark:04x}-{part[0].seed:07d}"
         if not folder.exists():
             groups.append(_Group(name, part, str(folder)))
@@ -227,7 +275,7 @@ def simulate(
     with (
         Bar("simulate", len(groups), quiet=quiet) as bar,
         ProcessPoolExecutor(
-            count, context, initializer=_start, initargs=(checkpoint, share, detours)
+            count, context, initializer=_start, initargs=(checkpoint, share, detours, late)
         ) as pool,
     ):
         waiting = {pool.submit(_make, group): group for group in groups}
@@ -252,6 +300,7 @@ def main(
     name: str = "simulated",
     share: float = SHARE,
     detours: float = DETOURS,
+    late: float = 0.0,
     workers: int | None = None,
 ) -> int:
     """Simulate episodes and add a few frames of each to a training cache.
@@ -265,9 +314,10 @@ def main(
         name: under which `--datasets` finds these frames.
         share: of an episode's frames that is kept.
         detours: how many of those show the hand at rest though there is work left, where that can be.
+        late: share of the policy's turns in which its answers come late.
         workers: processes; all cores by default.
     """
-    simulate(out, suites, episodes, seed, families, checkpoint, name, share, detours, workers)
+    simulate(out, suites, episodes, seed, families, checkpoint, name, share, detours, late, workers)
     from training.cache import Cache
 
     print(Cache(out, touch=False).summary())
