@@ -31,9 +31,9 @@ from dataclasses import replace
 import numpy as np
 
 from agent import orders, recovery, talk
-from agent.align import entered
 from agent.asks import Ask, Asking, run_alone
 from agent.clock import SYNC, Clock
+from agent.hand import Hand
 from agent.orders import Orders
 from agent.pair import Pair, past
 from agent.recovery import Recovery, Watch
@@ -48,7 +48,6 @@ from lowlevel.controller import ActionChunk, Controller
 
 DONE_LOOKS = 2  # looks in a row that must say "done"
 RETRY = 4  # ticks until the next look after one that gave no chunk
-SLOWEST = 0.125  # of the pace it was taught
 
 
 class Agent:
@@ -76,7 +75,7 @@ class Agent:
             raise UserError(f"execute: expected at least 1 control step per look, got {execute}")
         self.execute, self.clock, self.rest = execute, clock, rest
         self.replan, self.recovery = tuple(replan), recovery
-        self._skip = True if clock.skip is None and rest == "last" else clock.skip
+        self._hand = Hand(rest, clock.skip)
         self._past = past(policy)
         self._lanes = ("plan", "chunk") if self.pair.apart else ("both",)
         self.instruction: str | None = None
@@ -108,6 +107,11 @@ class Agent:
     def controller(self) -> Controller:
         return self.pair.controller
 
+    @property
+    def pace(self) -> float:
+        """Share of the speed that it was taught."""
+        return self._hand.pace
+
     def reset(self, instruction: str, seed: int = 0) -> None:
         """Start an episode; the same seed and observations give the same actions.
 
@@ -122,7 +126,6 @@ class Agent:
         self.said: Plan | None = None  # the planner's last word, believed or not
         self.stopped = False
         self.gave_up: str | None = None
-        self.pace = 1.0
         self.revision += 1
         self.failures = 0
         if self.clock.beside is not None:
@@ -133,13 +136,8 @@ class Agent:
         self._late = 0  # ticks that the last chunk took
         self._answers: list[Answer] = []  # that are not there yet
         self._due = dict.fromkeys(self._lanes, 0)  # the tick of each lane's next look
-        self._chunk: ActionChunk | None = None
-        self._used = 0  # actions of the chunk that are done or passed over
-        self._part = 0.0  # of the next action that is done, at a slower pace
-        self._done_actions = 0  # of all chunks
+        self._hand.reset()
         self._done_looks = 0
-        self._last: np.ndarray | None = None
-        self._here: np.ndarray | None = None  # the last state that was seen
         self._news: list[str] = []
         self._orders, self._retreat = Orders(), 0  # until which tick the hand backs off
         self._swung = False  # between plans: the next one is kept for a while
@@ -166,10 +164,9 @@ class Agent:
             self.order(said.text or None)
             return f"subtask: {said.text}" if said.text else "the planner plans again"
         if said.kind in ("slower", "faster"):
-            self._change_pace(said.kind)
+            self._news.append(f"pace {self._hand.change_pace(said.kind == 'faster'):g}")
         elif said.kind == "put back":
-            closed = self._last is not None and self._last[-1] > 0
-            self._orders.errand(orders.way_to_put_back(self._plans, closed), self._now)
+            self._orders.errand(orders.way_to_put_back(self._plans, self._hand.closed), self._now)
             self._anew("ordered")
             self._news.append("ordered")
         elif said.kind == "go on":
@@ -267,8 +264,12 @@ class Agent:
             heard = self._hear(events) or heard
         if self.done and not was_done:
             events.append("done")
-        action, subtask = self._act(events)
-        self._last = action
+        if self._idle or not len(self._hand.left):
+            events.append("held")
+            action, subtask = self._hold(), self.plan.text if self.plan else ""
+        else:
+            action, subtask = self._hand.act()
+        self._hand.last = action
         self._trace.sent.append(action)
         said, age, seconds = (heard.said, self._now - heard.asked, heard.seconds) if heard else (None, 0, 0.0)
         self._now += 1
@@ -276,29 +277,6 @@ class Agent:
         times = seconds, thinking, waited, age
         now = action, subtask, self.plan, tuple(events), looked, said, self.done, self.revision
         return Step(*now, *times, called)
-
-    def _act(self, events: list[str]) -> tuple[np.ndarray, str]:
-        """What is sent in this tick, and the subtask that it belongs to."""
-        chunk = self._chunk
-        if self._idle or chunk is None or self._used >= len(chunk.actions):
-            events.append("held")
-            return self._hold(), self.plan.text if self.plan else ""
-        action = np.array(chunk.actions[self._used], np.float32)
-        if self.pace < 1:
-            action = self._slowed(action)
-        self._part += self.pace
-        if self._part >= 1 - 1e-9:
-            self._part, self._used = 0.0, self._used + 1
-            self._done_actions += 1
-        return action, chunk.subtask
-
-    def _slowed(self, action: np.ndarray) -> np.ndarray:
-        """A part of this action: of a speed its share, of a way to a position so far."""
-        if self.rest == "zero":
-            return np.append(action[:-1] * self.pace, action[-1:])
-        come_from = action if self._last is None else self._last
-        share = min(1.0, self.pace / (1 - self._part))
-        return np.append(come_from[:-1] + (action - come_from)[:-1] * share, action[-1:])
 
     @property
     def _idle(self) -> bool:
@@ -334,7 +312,7 @@ class Agent:
             raise UserError("agent: expected an observation at this tick (needs_observation), got None")
         if not isinstance(observation, Observation):
             observation = Observation.from_env(observation, self.instruction)
-        self._here = np.atleast_2d(observation.state)[-1]
+        self._hand.here = np.atleast_2d(observation.state)[-1]
         if self._past is not None and observation.history is None:
             observation = self._past.add(observation)
         return observation
@@ -364,7 +342,7 @@ class Agent:
         self._anew("recovery", drop=False)
         if rules.home is None:
             back = recovery.way_back(self._trace, ticks, self.rest == "last")
-            self._chunk, self._used = ActionChunk(back, "back off"), 0
+            self._hand.begin(ActionChunk(back, "back off"), passed=self._hand.done)
             self._due = dict.fromkeys(self._lanes, self._retreat)
 
     def _calls(self) -> tuple[str, ...]:
@@ -377,10 +355,10 @@ class Agent:
         """What was thought before no longer counts; think at once. drop: the plan in force, too."""
         self.revision += 1
         self.stopped, self.gave_up = False, None
-        self.said, self._chunk, self._call = None, None, (call,)
+        self.said, self._call = None, (call,)
         self.plan = None if drop else self.plan
-        self._used = self._done_looks = 0
-        self._part = 0.0
+        self._done_looks = 0
+        self._hand.drop()
         self._due = dict.fromkeys(self._lanes, self._now)
 
     def _hear(self, events: list[str]) -> Answer | None:
@@ -399,21 +377,11 @@ class Agent:
                 if "chunk" in self._due and changed:
                     self._due["chunk"] = self._now  # at once
             if answer.chunk is not None:
-                self._begin(answer)
+                late = self._now - answer.asked
+                sent = list(self._trace.sent)[-late:] if late else ()
+                self._hand.begin(answer.chunk, sent, answer.used)
             events += answer.failed
         return heard
-
-    def _begin(self, answer: Answer) -> None:
-        """A chunk that has come: from which of its actions on, see `Clock.skip`."""
-        self._chunk, self._used, self._part = answer.chunk, 0, 0.0
-        late = self._now - answer.asked
-        if self._skip:
-            self._used = self._done_actions - answer.used
-        elif self._skip is None and late:
-            done = np.array(list(self._trace.sent)[-late:])
-            done[:, -1] *= self.pace  # the gripper's is no speed: it is told the same for longer
-            actions, self._used = entered(answer.chunk.actions, done)
-            self._chunk = replace(answer.chunk, actions=actions)
 
     def _believe(self, said: Plan | None, ordered: Plan | None, events: list[str]) -> None:
         if said is not None:
@@ -452,7 +420,7 @@ class Agent:
         """Plan if it is time, then (not in the lane "plan") make a chunk for the plan that will be in force
         -> what was asked.
         """
-        answer = Answer(lane, self._now, self._now, self.revision, self._done_actions)
+        answer = Answer(lane, self._now, self._now, self.revision, self._hand.done)
         started, asked, clock = time.perf_counter(), [], self.clock
         plan = self.plan
         if planning:
@@ -480,8 +448,7 @@ class Agent:
         elif answer.chunk is None:
             again = RETRY
         else:  # the next one has to be there before this one is used up
-            again = min(self.execute, max(1, len(answer.chunk.actions) - late * (self._skip is not False)))
-            again = math.ceil(again / self.pace)
+            again = self._hand.ticks(min(self.execute, self._hand.lasts(answer.chunk, late)))
         if answer.revision == self.revision:
             self._due[lane] = answer.asked + max(again, late)
         self._answers.append(answer)
@@ -512,27 +479,14 @@ class Agent:
         """
         clock = self.clock
         late = self._late if clock.beside else clock.ticks(clock.chunk or 0.0, 0.0)
-        if not clock.keep or not late or self._chunk is None:
+        if not clock.keep or not late:
             return None, None
-        rest = self._chunk.actions[self._used :]
+        rest = self._hand.left
         return (rest[:late], rest[late:]) if len(rest) >= late else (None, None)
 
     def _hold(self) -> np.ndarray:
-        """No motion; the gripper (last dimension) keeps what it was told."""
-        if self.rest == "last":
-            return np.array(self._here if self._last is None else self._last, np.float32)
-        if self._last is None:
-            return np.zeros(self.policy.action_dim, np.float32)
-        hold = np.zeros_like(self._last)
-        hold[-1] = self._last[-1]
-        return hold
-
-    def _change_pace(self, how: str) -> None:
-        """Half or twice as fast, never faster than it was taught."""
-        if how == "faster" and self.pace >= 1:
-            raise UserError("pace: expected slower; it is as fast as it was taught already")
-        self.pace = float(np.clip(self.pace * (2 if how == "faster" else 0.5), SLOWEST, 1.0))
-        self._news.append(f"pace {self.pace:g}")
+        known = self._hand.last is not None or self.rest == "last"
+        return self._hand.hold(0 if known else self.policy.action_dim)
 
     def _failed(self, part: str, error: Exception, events: list[str]) -> None:
         if isinstance(error, PolicyError) and self.clock.beside is None:

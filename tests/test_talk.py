@@ -109,7 +109,7 @@ def test_slower_does_the_same_way_in_more_time():
 def test_slower_goes_to_positions_in_smaller_steps():
     agent = Agent(Script(PICK, chunks=[np.arange(1, 11)[:, None] * np.ones(7)]), rest="last")
     agent.reset("go")
-    agent.pace = 0.5
+    agent.say("slower")
     agent.step(OBSERVATION)
     found = [round(float(agent.step(None).action[0]), 2) for _ in range(5)]
     assert found == [1.0, 1.5, 2.0, 2.5, 3.0]
