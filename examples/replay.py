@@ -1,5 +1,5 @@
-"""Recorded runs once more: are they the same, bit by bit? The recorded actions in the same world, or the agent
-itself from the same weights and seed.
+"""Recorded runs once more, compared bit by bit: the recorded actions in the same world, or the agent itself
+from the same weights and seed.
 
 steersman rollout --record runs/mine && steersman replay runs/mine --agent
 """

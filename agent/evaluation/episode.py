@@ -77,7 +77,8 @@ def episode(
         here = None
         if recording is not None:
             pictures = clock.time("waited", recording.look, env, observation)
-            here = {"tick": tick, "images": pictures, "state": env.state(), "instruction": said}
+            here = {"tick": tick, "images": pictures, "state": env.state()}
+            here["instruction"] = agent.instruction
         truth = tell() if tell is not None else None
         step = yield from agent.stepping(observation)
         if step.action.shape != env.action_space.shape:

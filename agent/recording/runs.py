@@ -34,7 +34,7 @@ class Busy(UserError):
 
 
 class Runs(EpisodeWriter):
-    """The runs in a folder. Busy where another process writes there, UserError where something else is there."""
+    """The runs in a folder. Busy where another process writes there, UserError where something else is."""
 
     kind = RUNS
 
@@ -130,8 +130,7 @@ def row_of(frame: Frame, actor: str) -> dict[str, Any]:
 
 
 def _told(step: Step) -> tuple[str, Target | None]:
-    """Words and place of the subtask that the action was made for, which a late chunk has not from the plan in
-    force."""
+    """Words and place of the subtask that the action was made for: a late chunk's is not the plan in force."""
     if step.plan is not None and step.subtask == step.plan.text:
         return step.plan.subtask, step.plan.target
     try:
