@@ -130,7 +130,7 @@ def row_of(frame: Frame, actor: str) -> dict[str, Any]:
 
 
 def _told(step: Step) -> tuple[str, Target | None]:
-    """Words and place of the subtask that the action was made for: a late chunk's is not the plan in force."""
+    """Words and place of the subtask that the action was made for: a late chunk's is not the plan's."""
     if step.plan is not None and step.subtask == step.plan.text:
         return step.plan.subtask, step.plan.target
     try:
