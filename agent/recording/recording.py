@@ -52,9 +52,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Frame:
-    """A tick, counted from 0. images, state (D,): when it began; images None where nobody looked. action (A,):
-    as it was sent, after safety. instruction: which the agent had. progress, success (by now), after (D,) the
-    state: what it led to. env: the world, for who draws it.
+    """A tick, counted from 0. images, state (D,): when it began; images None where nobody looked. action:
+    (A,) as it was sent, after safety. instruction: which the agent had. progress, success (by now), after
+    (D,) the state: what it led to. env: the world, for who draws it.
     """
 
     tick: int
