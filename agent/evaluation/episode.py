@@ -14,8 +14,8 @@ from agent.asks import Asking, run_alone
 from agent.evaluation.analysis import derive
 from agent.evaluation.statistics import quantile
 from agent.loop import Agent, Step
-from agent.recovery import STUCK
 from agent.recording.recording import Frame, Recording, Run
+from agent.recovery import STUCK
 from agent.safety import Limits, Safety
 from backbone.errors import UserError
 from backbone.observation import Observation

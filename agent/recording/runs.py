@@ -73,6 +73,7 @@ class Runs(EpisodeWriter):
             "acted_by": scalar("string"),  # the controller, or "held"
             "looked": scalar("bool"),
             "events": scalar("string"),  # a JSON list
+            "why": scalar("string"),  # a JSON list: what called for this tick's plan
             "next.reward": scalar("float32"),  # gain of progress
             "next.success": scalar("bool"),
             "next.done": scalar("bool"),
@@ -125,6 +126,7 @@ def row_of(frame: Frame, actor: str) -> dict[str, Any]:
         "acted_by": "held" if "held" in step.events else actor,
         "looked": bool(step.looked),
         "events": json.dumps(list(step.events)),
+        "why": json.dumps(list(step.why)),
         "next.success": bool(frame.success),
     }
 
@@ -252,7 +254,7 @@ class RunReader:
             for name in ("observation.state", "action", "target")
         }
         columns["margin"] = numbers(table["margin"])[:, 0].astype(np.float32)
-        for name in ("memory", "planned_by", "acted_by", "looked", "events", "next.success"):
+        for name in ("memory", "planned_by", "acted_by", "looked", "events", "why", "next.success"):
             columns[name] = table[name].to_pylist()
         columns["subtask"] = [subtasks[i] for i in table["subtask_index"].to_pylist()]
         columns["instruction"] = [tasks[i] for i in table["task_index"].to_pylist()]
