@@ -11,6 +11,7 @@ its states teaches a network the wrong thing. Looking changes nothing in the wor
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -159,7 +160,7 @@ class Recording:
 
     def _stop(self, writer: Writer, error: Exception) -> None:
         self.writers.remove(writer)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         first = (reason.strip() or type(error).__name__).splitlines()[0]
         self.stopped.append(f"recording stopped: {writer.name}: {first}")
         for leave in (writer.drop, writer.close):

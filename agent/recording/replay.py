@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from agent.evaluation.episode import episode
+from agent.evaluation.episode import run_episode
 from agent.evaluation.provenance import versions
-from agent.evaluation.settings import Settings
-from agent.evaluation.slots import Slots
+from agent.evaluation.settings import Settings, build
 from agent.evaluation.store import fingerprint
 from agent.recording.recording import Frame, Recording, Run
 from agent.recording.runs import RunReader, row_of
+from agent.step import Step
 from backbone.errors import UserError
 from envs.contract import EvaluationEnv
 from envs.registry import benchmark, make
@@ -63,7 +63,7 @@ def replay(runs: RunReader, number: int) -> Replayed:
 
 def replay_agent(runs: RunReader, number: int) -> Replayed:
     """The agent again, from the same weights and seed, told the same at the same ticks: states, actions,
-    plans, events. UserError where the run was not `sync`, or the weights are others now.
+    plans, events. UserError where the run was not `sync`, not by itself, or the weights are others now.
     """
     footer, rows = _whole(runs, number)
     run = footer["run"]
@@ -75,19 +75,16 @@ def replay_agent(runs: RunReader, number: int) -> Replayed:
             raise UserError(f"replay: somebody did '{told['what']}' to the world, which cannot be repeated")
         inputs.setdefault(told["tick"], []).append(told)
 
-    def measure(env: EvaluationEnv, agent, seed: int):
-        def watch(_env, _step, moment) -> None:
-            for told in inputs.get(moment["tick"], ()):
-                given = () if told["what"] in ("stop", "go_on") else (told["text"],)
-                getattr(agent, told["what"])(*given)
+    def watch(_env: EvaluationEnv, _step: Step, moment: Mapping[str, Any]) -> None:
+        for told in inputs.get(moment["tick"], ()):
+            given = () if told["what"] in ("stop", "go_on") else (told["text"],)
+            getattr(agent, told["what"])(*given)
 
-        return episode(env, agent, seed, run["asked"], run["after"], watch, Recording(compared))
-
-    slots = Slots(settings, measure)
+    env, agent = build(settings)
     try:
-        slots.run(iter([footer["seed"]]), _check)
+        run_episode(env, agent, footer["seed"], run["asked"], run["after"], watch, Recording(compared))
     finally:
-        slots.close()
+        env.close()
     if compared.differs is None and compared.ticks < len(rows):
         compared.differs = f"tick {compared.ticks}: the run goes on, now it ends"
     return Replayed(compared.ticks, compared.differs)
@@ -131,12 +128,6 @@ class _Compared:
         self.ticks += 1
 
 
-def _check(record: dict[str, Any]) -> bool:
-    if "error" in record:
-        raise UserError(f"replay: {record['error']}")
-    return True
-
-
 def _whole(runs: RunReader, number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if not 0 <= number < len(runs):
         raise UserError(f"episode: expected 0 to {len(runs) - 1} of {runs.root}, got {number}")
@@ -160,6 +151,8 @@ def _settings(run: Mapping[str, Any], runs: RunReader) -> Settings:
     settings = Settings(**{f.name: kept[f.name] for f in dataclasses.fields(Settings) if f.name in kept})
     if settings.clock != "sync":
         raise UserError(f"replay: expected a run with the clock 'sync', got '{settings.clock}'")
+    if settings.batch > 1:  # sums are rounded by the place in the batch
+        raise UserError(f"replay: expected an agent that ran by itself, got a batch of {settings.batch}")
     if (now := fingerprint(settings)) != run["checkpoint_sha256"]:
         was = str(run["checkpoint_sha256"])[:12]
         raise UserError(f"replay: expected weights {was} in '{settings.checkpoint}', got {str(now)[:12]}")
