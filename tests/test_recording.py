@@ -206,7 +206,7 @@ def test_worlds_and_agents_repeat_and_what_differs_is_named(recorded, tmp_path):
 
 def test_what_a_person_says_is_repeated(world, tmp_path):
     env, agent = world
-    told = {12: ("order", "press the blue button"), 30: ("order", None), 34: ("stop", ""), 38: ("go_on", "")}
+    told = {4: ("order", "press the green button"), 10: ("order", None), 14: ("stop", ""), 18: ("go_on", "")}
 
     def watch(_env, _step, moment) -> None:
         if moment["tick"] in told:
@@ -220,7 +220,7 @@ def test_what_a_person_says_is_repeated(world, tmp_path):
     runs = RunReader(tmp_path)
     rows = runs.rows(0)
     assert {row["planned_by"] for row in rows} >= {"person", "decoded"}
-    assert "stopped" in rows[34]["events"] and rows[35]["acted_by"] == "held"
+    assert "stopped" in rows[14]["events"] and rows[15]["acted_by"] == "held"
     assert replay(runs, 0).differs is None and replay_agent(runs, 0).differs is None
 
 
@@ -370,10 +370,10 @@ def test_training_takes_the_solved_runs_and_only_when_asked(tmp_path):
 
 
 def test_each_process_records_its_own_part(tmp_path):
-    summary = evaluate(TEACHER, range(4), tmp_path / "out", workers=2, record=tmp_path / "runs")
-    assert summary["overall"]["successes"] == 4
+    summary = evaluate(TEACHER, range(2), tmp_path / "out", workers=2, record=tmp_path / "runs")
+    assert summary["overall"]["successes"] == 2
     parts = [RunReader(path) for path in sorted((tmp_path / "runs").iterdir())]
-    assert sorted(e["seed"] for part in parts for e in part.episodes) == [0, 1, 2, 3]
+    assert sorted(e["seed"] for part in parts for e in part.episodes) == [0, 1]
     for part in parts:
         check_schema(part.root)
         assert all(replay(part, n).differs is None for n in range(len(part)))
