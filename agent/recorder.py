@@ -170,7 +170,7 @@ def _draw_all(messages, answer, tabletop: bool) -> None:
     words, how often), then None, or DROP; and so on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to handle
     os.environ.setdefault("LP_NUM_THREADS", "1")  # software GL: one core, the other one is the run's
-    parent = mp.parent_process()
+    parent, path = mp.parent_process(), None
 
     def receive():
         while True:
@@ -206,6 +206,8 @@ def _draw_all(messages, answer, tabletop: bool) -> None:
             os.replace(_part(path), path)
             answer.send(None)
     except Exception as error:
+        if path is not None:
+            _part(path).unlink(missing_ok=True)
         answer.send(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
 
 

@@ -93,8 +93,10 @@ def main(
             console.print(outcome(result), soft_wrap=True)
     if episodes > 1:
         console.print(f"{solved} of {episodes} solved")
-    places = [str(place) for place in (out, record) if place is not None]
-    console.print(f"saved in {' and '.join(places)}", soft_wrap=True)
+    written = lambda place: place is not None and any(path.is_file() for path in place.rglob("*"))
+    places = [str(place) for place in (out, record) if written(place)]
+    if places:
+        console.print(f"saved in {' and '.join(places)}", soft_wrap=True)
     return 0
 
 
@@ -128,7 +130,10 @@ def roll(
     with console.status("writing down the last of it"):
         stopped = recording.end()
     record |= {"recording": stopped} if stopped else {}
-    write_json(out / f"episode-{seed}.json", record)
+    try:
+        write_json(out / f"episode-{seed}.json", record)
+    except OSError as error:  # a full disk
+        console.print(f"no record of this episode in {out}: {error.strerror}", soft_wrap=True)
     return record
 
 
