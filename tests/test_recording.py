@@ -19,24 +19,18 @@ import pytest
 import torch
 from test_dataset import ROOT, check_schema, fake_episode
 
-from agent import live
-from agent.evaluation.episode import limits, run_episode
+from agent.evaluation.episode import run_episode
 from agent.evaluation.recorded import who
 from agent.evaluation.settings import Settings, build
-from agent.loop import Agent
-from agent.policy import load
 from agent.recording import Recording, Run
 from agent.recording.columns import TABLETOP, decode_png
 from agent.recording.dataset import data_path
 from agent.recording.film import FilmWriter
 from agent.recording.recording import Frame
 from agent.recording.replay import replay, replay_agent
-from agent.recording.robot import RecordedRobot
 from agent.recording.runs import RunReader, Runs, RunWriter
-from agent.safety import Safety
 from agent.step import Step
 from backbone.errors import UserError
-from envs.tabletop.env import TabletopEnv
 from highlevel.plan import Plan, Target
 from training.dataset import DatasetReader, DatasetWriter
 from training.lerobot import LeRobotDataset
@@ -237,24 +231,6 @@ def test_a_changed_instruction_is_repeated(tmp_path):
     ]
     assert len(said) == 2 and "corrected" in runs.rows(0)[said[1]["tick"]]["events"]
     assert replay(runs, 0).differs is None and replay_agent(runs, 0).differs is None
-
-
-def test_a_run_in_real_time_repeats_its_world(tmp_path):
-    env = TabletopEnv("core", "press", pixels="lazy")
-    env.begin(2)
-    agent = Agent(load("nano"), clock=live.clock(20))
-    agent.reset(env.task_description)
-    with Recording(RunWriter(tmp_path)) as recording:
-        recording.begin(Run.of(env, 2))
-        robot = RecordedRobot(env, agent, recording)
-        live.act_live(agent, robot, Safety(limits(env)), 1.0, robot.watch)
-        assert recording.end() == []
-    env.close()
-    runs = RunReader(tmp_path)
-    found = replay(runs, 0)
-    assert found.differs is None and found.ticks == robot.ticks >= 15
-    with pytest.raises(UserError, match="expected the agent's settings in .*, found none"):
-        replay_agent(runs, 0)
 
 
 # -- kills, full disks, others

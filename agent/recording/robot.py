@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,35 +20,45 @@ class RecordedRobot:
     """Stands in the robot's place; the loop's `watch` has to be, or call, `watch` here.
 
     recording: one that was begun. It is told every tick, also of warming up. Where the loop sends an action
-    without having looked, this looks just before: pictures and states are never older than their tick.
+    without having looked, this looks just before: pictures and states are never older than their tick, unless
+    the look failed, which is no reason to keep an action back.
     """
 
     def __init__(self, robot: Robot, agent: Agent, recording: Recording):
         self.robot, self.agent, self.recording = robot, agent, recording
         self.ticks, self._success = 0, False
-        self._seen: dict[str, Any] | None = None
+        self._seen: dict[str, Any] | None = None  # in this tick
+        self._state: np.ndarray | None = None  # the last one that was seen
+        self._sent: tuple[Any, ...] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.robot, name)
 
     def look(self) -> dict[str, Any]:
         self._seen = self.robot.look()
+        self._state = self._seen["agent_pos"]
         return self._seen
 
     def step(self, action: np.ndarray) -> Any:
-        self._before = self._seen or self.robot.look()
-        self._seen, self._action = None, np.array(action)
-        self._instruction = self.agent.instruction
-        self._led = self.robot.step(action)
-        return self._led
+        if self._seen is None:
+            with contextlib.suppress(Exception):
+                self.look()
+        pictures, self._seen = self._seen and self._seen["pixels"], None
+        self._sent = pictures, self._state, np.array(action), self.agent.instruction
+        self._info: dict[str, Any] = {}
+        led = self.robot.step(action)
+        if isinstance(led, tuple):
+            self._info = led[-1]
+        return led
 
     def watch(self, step: Step, tick: int | None = None) -> None:
         """After each `step`: what the agent did in it."""
-        info = self._led[-1] if isinstance(self._led, tuple) else {}
-        self._success = self._success or bool(info.get("is_success"))
+        if self._sent is None or self._sent[1] is None:  # nothing was seen yet
+            return
+        self._success = self._success or bool(self._info.get("is_success"))
         env = self.robot if isinstance(self.robot, EvaluationEnv) else None
-        gone = {"progress": float(info.get("progress", 0.0)), "success": self._success}
+        gone = {"progress": float(self._info.get("progress", 0.0)), "success": self._success}
         gone |= {"after": None if env is None else env.state(), "env": env}
-        seen = self._before["pixels"], self._before["agent_pos"]
-        self.recording.add(Frame(self.ticks, *seen, self._action, step, self._instruction, **gone))
-        self.ticks += 1
+        pictures, state, action, instruction = self._sent
+        self.recording.add(Frame(self.ticks, pictures, state, action, step, instruction, **gone))
+        self.ticks, self._sent = self.ticks + 1, None
