@@ -89,10 +89,12 @@ class Recorder:
         self._process.start()
         answer.close()
         self._path: Path | None = None
+        self._begun: set[Path] = set()  # whose part files may be there
 
     def begin(self, path: Path | str) -> None:
         """The frames from here on belong to this file."""
         self._path = Path(path)
+        self._begun.add(self._path)
         self._queue.put(str(path))
 
     def add(self, env: EvaluationEnv, step: Step, moment: dict[str, Any], note: str = "") -> None:
@@ -111,6 +113,7 @@ class Recorder:
         """Wait until the file is whole and has its name. RuntimeError if drawing failed."""
         self._queue.put(None)
         self._failed()
+        self._begun.discard(self._path)
         self._path = None
 
     def drop(self) -> None:
@@ -123,8 +126,8 @@ class Recorder:
         self._process.terminate()
         self._process.join()
         self._queue.cancel_join_thread()  # nobody reads it any more
-        if self._path is not None:
-            _part(self._path).unlink(missing_ok=True)
+        for path in self._begun:
+            _part(path).unlink(missing_ok=True)
 
     def _failed(self) -> None:
         """RuntimeError if the answer that comes is an error."""
