@@ -34,6 +34,7 @@ VIEW = (640, 480)  # the person's view; beside it a column of policy cameras, be
 COLUMN, FOOTER, MARGIN = 240, 88, 12
 INK, DIM, PAPER, ACCENT = (236, 236, 232), (150, 152, 158), (22, 24, 29), (255, 196, 61)
 GOOD = (104, 211, 145)
+DROP = "drop"
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,12 @@ class Recorder:
         self._process.start()
         answer.close()
         self._path: Path | None = None
+        self._begun: set[Path] = set()  # whose part files may be there
 
     def begin(self, path: Path | str) -> None:
         """The frames from here on belong to this file."""
         self._path = Path(path)
+        self._begun.add(self._path)
         self._queue.put(str(path))
 
     def add(self, env: EvaluationEnv, step: Step, moment: dict[str, Any], note: str = "") -> None:
@@ -99,6 +102,8 @@ class Recorder:
         the tabletop has to have a render mode."""
         pace = FPS / (env.rate * self._speed)
         due = int(moment["tick"] * pace + 1e-6) - int((moment["tick"] - 1) * pace + 1e-6)
+        if self._answer.poll():
+            self._failed()
         if not due:
             return
         shown = env.world.save() if self._tabletop else _pictures(env)
@@ -107,13 +112,31 @@ class Recorder:
     def end(self) -> None:
         """Wait until the file is whole and has its name. RuntimeError if drawing failed."""
         self._queue.put(None)
+        self._failed()
+        self._begun.discard(self._path)
+        self._path = None
+
+    def drop(self) -> None:
+        """Forget the file under way, if there is one."""
+        if self._path is not None:
+            self._queue.put(DROP)
+        self._path = None
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.join()
+        self._queue.cancel_join_thread()  # nobody reads it any more
+        for path in self._begun:
+            _part(path).unlink(missing_ok=True)
+
+    def _failed(self) -> None:
+        """RuntimeError if the answer that comes is an error."""
         try:
             error = self._answer.recv()
         except EOFError:
             error = "the drawing process ended early"
         if error:
             raise RuntimeError(f"{self._path}: {error}")
-        self._path = None
 
     @property
     def behind(self) -> int:
@@ -127,11 +150,7 @@ class Recorder:
         return self
 
     def __exit__(self, *_) -> None:
-        self._process.terminate()
-        self._process.join()
-        self._queue.cancel_join_thread()  # nobody reads it any more
-        if self._path is not None:
-            _part(self._path).unlink(missing_ok=True)
+        self.close()
 
 
 def _pictures(env: EvaluationEnv) -> Pictures:
@@ -145,12 +164,16 @@ def _part(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
+class _Dropped(Exception):
+    pass
+
+
 def _draw_all(messages, answer, tabletop: bool) -> None:
     """The second process. Messages: a file's name, then frames (a state of the tabletop or Pictures, the
-    words, how often), then None; and so on."""
+    words, how often), then None, or DROP; and so on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to handle
     os.environ.setdefault("LP_NUM_THREADS", "1")  # software GL: one core, the other one is the run's
-    parent = mp.parent_process()
+    parent, path = mp.parent_process(), None
 
     def receive():
         while True:
@@ -168,18 +191,26 @@ def _draw_all(messages, answer, tabletop: bool) -> None:
             world.render(*VIEW)  # the GL context takes its time; have it ready
         while True:
             path = Path(receive())
-            with Video(_part(path)) as video:
-                while (item := receive()) is not None:
-                    shown, caption, times = item
-                    if tabletop:
-                        world.restore(shown)
-                        shown = Pictures(world.render(*VIEW), world.observe()["pixels"])
-                    frame = compose(shown.view, shown.pixels, caption)
-                    for _ in range(times):
-                        video.add(frame)
+            try:
+                with Video(_part(path)) as video:
+                    while (item := receive()) is not None:
+                        if item == DROP:
+                            raise _Dropped
+                        shown, caption, times = item
+                        if tabletop:
+                            world.restore(shown)
+                            shown = Pictures(world.render(*VIEW), world.observe()["pixels"])
+                        frame = compose(shown.view, shown.pixels, caption)
+                        for _ in range(times):
+                            video.add(frame)
+            except _Dropped:
+                _part(path).unlink(missing_ok=True)
+                continue
             os.replace(_part(path), path)
             answer.send(None)
     except Exception as error:
+        if path is not None:
+            _part(path).unlink(missing_ok=True)
         answer.send(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
 
 

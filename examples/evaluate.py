@@ -46,6 +46,7 @@ def main(
     device: str | None = None,
     ray: str | None = None,
     until_sure: float | None = None,
+    record: Path | None = None,
 ) -> int:
     """Args:
     suite: of tasks, one or several: ours (core, long, memory, correction, perturbed, unseen) or a public
@@ -84,6 +85,8 @@ def main(
     ray: the address of a Ray cluster to run on ("auto": the one this machine is in), or local.
     until_sure: stop as soon as success is above or below this rate at 5%, by a test made to be looked at
     after every episode; --episodes is then the most.
+    record: folder for the runs as LeRobot datasets, a part-NNN of each process (of several suites,
+    checkpoints or planners a folder for each); see docs/recording.md.
     """
     check_run(episodes, seed, workers)
     late = {"clock": clock, "plan_delay": plan_delay, "chunk_delay": chunk_delay, "keep": keep, "skip": skip}
@@ -102,7 +105,9 @@ def main(
         try:
             with EvaluationView(console, title, episodes) as view:
                 seeds = range(seed, seed + episodes)
-                found[name] = evaluate(settings, seeds, folder, workers, None, view.update, until_sure, ray)
+                kept = record if record is None or len(runs) == 1 else record / name
+                more = {"until_sure": until_sure, "ray": ray, "record": kept}
+                found[name] = evaluate(settings, seeds, folder, workers, watch=view.update, **more)
         except KeyboardInterrupt:
             console.print(f"finished episodes are kept in {folder}; the same command goes on from there")
             raise

@@ -8,14 +8,19 @@ from __future__ import annotations
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from agent.evaluation.episode import run_episode
+from agent.evaluation.recorded import who
 from agent.evaluation.settings import Settings, build, check_run
 from agent.evaluation.store import make_folder, write_json
-from agent.recorder import Recorder
+from agent.recording import Recording
+from agent.recording.film import FilmWriter
+from agent.recording.rerun_file import RerunWriter
+from agent.recording.runs import RunWriter
 from agent.terminal import EpisodeView
 from backbone.errors import UserError
 from envs.registry import benchmark
@@ -36,6 +41,8 @@ def main(
     controller: str = "learned",
     execute: int | None = None,
     video: bool = True,
+    record: Path | None = None,
+    rerun: bool = False,
 ) -> int:
     """Args:
     suite: which suite of tasks.
@@ -51,6 +58,8 @@ def main(
     --planner none.
     execute: control ticks between looks; those of the suite's published protocol by default (tabletop: 8).
     video: write the video.
+    record: folder for the runs as a LeRobot dataset; more are added to what is there (docs/recording.md).
+    rerun: also write episode-SEED.rrd, for the rerun viewer.
     """
     check_run(episodes, seed)
     if seed is None and instruction is not None and benchmark(suite).name != "tabletop":
@@ -67,18 +76,27 @@ def main(
     note = "" if learned else f"planner: {planner}, controller: {controller}"
     solved = 0
     with ExitStack() as stack:
-        recorder = stack.enter_context(Recorder(suite)) if video else None
+        recording = stack.enter_context(Recording(tell=lambda line: console.print(line, soft_wrap=True)))
+        if video:
+            recording.writers.append(FilmWriter(out, suite, note))
+        if rerun:
+            recording.writers.append(RerunWriter(out))
+        if record is not None:
+            recording.writers.append(RunWriter(record, who(settings)))
         with console.status("waking up"):
             torch.set_num_threads(1)  # so small a network is no faster on more, and far slower on busy ones
             env, agent = build(settings, render_mode="rgb_array" if video else None)
         stack.callback(env.close)
         for number in chosen(console, suite, family, seed, instruction, episodes):
-            record = roll(console, env, agent, number, instruction, out, note, recorder)
-            solved += bool(record["success"])
-            console.print(outcome(record), soft_wrap=True)
+            result = roll(console, env, agent, number, instruction, out, recording)
+            solved += bool(result["success"])
+            console.print(outcome(result), soft_wrap=True)
     if episodes > 1:
         console.print(f"{solved} of {episodes} solved")
-    console.print(f"saved in {out}", soft_wrap=True)
+    written = lambda place: place is not None and any(path.is_file() for path in place.rglob("*"))
+    places = [str(place) for place in (out, record) if written(place)]
+    if places:
+        console.print(f"saved in {' and '.join(places)}", soft_wrap=True)
     return 0
 
 
@@ -94,7 +112,9 @@ def chosen(console, suite: str, family: str | None, seed: int | None, instructio
     return range(seed or 0, (seed or 0) + episodes)
 
 
-def roll(console, env, agent, seed: int, instruction: str | None, out: Path, note: str, recorder) -> dict:
+def roll(
+    console, env, agent, seed: int, instruction: str | None, out: Path, recording: Recording
+) -> dict[str, Any]:
     """One episode: watched, recorded, its files written."""
     view: EpisodeView | None = None
 
@@ -104,17 +124,16 @@ def roll(console, env, agent, seed: int, instruction: str | None, out: Path, not
             title = f"{env.suite} {env.stratum} {seed}"
             view = stack.enter_context(EpisodeView(console, title, moment["instruction"]))
         view.update(step, moment)
-        if recorder is not None:
-            recorder.add(env, step, moment, note)
 
-    if recorder is not None:
-        recorder.begin(out / f"episode-{seed}.mp4")
     with ExitStack() as stack:
-        record = run_episode(env, agent, seed, instruction, watch=watch)
-    if recorder is not None:
-        with console.status("drawing the last pictures of the video"):
-            recorder.end()
-    write_json(out / f"episode-{seed}.json", record)
+        record = run_episode(env, agent, seed, instruction, watch=watch, recording=recording)
+    with console.status("writing down the last of it"):
+        stopped = recording.end()
+    record |= {"recording": stopped} if stopped else {}
+    try:
+        write_json(out / f"episode-{seed}.json", record)
+    except OSError as error:  # a full disk
+        console.print(f"no record of this episode in {out}: {error.strerror}", soft_wrap=True)
     return record
 
 

@@ -7,6 +7,7 @@ import sys
 
 COMMANDS = {
     "rollout": "watch the shipped agent read an instruction and do it; saves a video",
+    "replay": "recorded runs once more: the same, bit by bit?",
     "evaluate": "success over many seeds, with intervals, per family",
     "report": "a page from the results of one run, of several side by side, or of blame",
     "compare": "is one agent better than another? results on the same seeds, pair by pair",

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import examples
@@ -61,11 +63,14 @@ def test_every_script_runs_by_itself():
         (["rollout", "--checkpoint", "nowhere"], ("checkpoint", "nowhere")),
         (["rollout", "--out", "/proc/nothing", *TEACHER], ("/proc/nothing",)),
         (["rollout", "--suite", "libero_goal", "--instruction", "go"], ("seed", "tabletop", "libero_goal")),
+        (["rollout", "--record", "/proc/nothing", *TEACHER], ("/proc/nothing",)),
         (["evaluate", "--episodes", "-1", *TEACHER], ("episodes", "-1")),
         (["evaluate", "--suite", "hard", *TEACHER], ("hard", "core")),
         (["evaluate", "--family", "juggle", *TEACHER], ("juggle", "stow")),
         (["evaluate", "--checkpoint", "nowhere"], ("checkpoint", "nowhere")),
         (["evaluate", "--workers", "-1", *TEACHER], ("workers", "-1")),
+        (["evaluate", "--record", "/proc/nothing", *TEACHER], ("/proc/nothing",)),
+        (["evaluate", "--record", "here", "--ray", "local", *TEACHER], ("record", "this machine")),
     ],
 )
 def test_mistakes_are_told_in_one_line(capsys, tmp_path, arguments, words):
@@ -106,6 +111,24 @@ def test_rollout_writes_a_video_and_a_record(tmp_path, capsys):
         frames = sum(1 for _ in film.decode(stream))
         assert stream.height >= 480 and frames == pytest.approx(record["steps"] / 2, abs=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["episode-1.json", "episode-1.mp4"]
+
+
+def test_a_recorded_rollout_is_replayed(tmp_path, capsys):
+    arguments = ["rollout", "--family", "press", "--seed", "1", "--out", str(tmp_path / "out"), "--no-video"]
+    runs = str(tmp_path / "runs")
+    assert main([*arguments, "--record", runs, *TEACHER]) == 0
+    assert main([*arguments, "--record", runs, *TEACHER]) == 0  # adds to it
+    assert capsys.readouterr().out.endswith(f"{tmp_path / 'out'} and {runs}\n")
+    assert main(["replay", runs]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 of 2 the same"
+    assert main(["replay", runs, "--episode", "1", "--agent"]) == 0
+    assert "expected 0 to 1" in fails(capsys, "replay", runs, "--episode", "2")
+    assert "expected recorded runs" in fails(capsys, "replay", str(tmp_path))
+    foreign = tmp_path / "foreign/data/chunk-000/file-000.parquet"
+    foreign.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"action": [1.0]}), foreign)
+    assert "written by this program" in fails(capsys, "replay", str(tmp_path / "foreign"))
+    assert "written by this program" in fails(capsys, *arguments, "--record", str(tmp_path / "foreign"))
 
 
 def test_evaluate_writes_a_summary(tmp_path, capsys):

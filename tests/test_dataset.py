@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from agent.recording.statistics import describe_images
 from backbone.errors import UserError
 from training.collect import Recorder, collect, plan_episodes
 from training.dataset import DatasetReader, DatasetWriter, data_path, repair
 from training.episodes import AGENT, CAMERAS, DISTURBED, TEACHER, Episode, Job, decode_png, encode_png
 from training.labels import choose_frames, chunk_labels, past_memory, switch_distance
-from training.statistics import describe_images
 
 ROOT = Path(__file__).parent.parent
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agent.recording.statistics import describe_images
 from backbone.errors import UserError
 from backbone.observation import Observation
 from training.dataset import DatasetWriter
@@ -38,7 +39,6 @@ from training.episodes import (
     take_turns,
 )
 from training.progress import Bar
-from training.statistics import describe_images
 
 if TYPE_CHECKING:
     from agent.levels import Levels

@@ -65,6 +65,8 @@ class Config:
         z_weight: pi: of the squared log-partition of the text.
         recompute: pi: compute blocks again in the backward pass; slower, in far less memory.
         sizes: pi: of a tiny network from scratch (horizon 10 prompt 80 fast_words 512).
+        own_runs: pi: take datasets of an agent's own runs (`steersman rollout --record`) too, of which the
+            solved ones are learnt from.
         threads: pi: that read samples beside the one that learns.
         dropout: pi: inputs that are left out at random.
     """
@@ -118,6 +120,7 @@ class Config:
     z_weight: float = 0.0
     recompute: bool = False
     sizes: dict[str, int] | None = None
+    own_runs: bool = False
     threads: int = 2
     dropout: Dropout = field(default_factory=Dropout)
 

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from agent.recording.columns import layout_of
+from agent.recording.statistics import describe_images
 from backbone.errors import UserError
 from envs.contract import EvaluationEnv
-from envs.registry import BENCHMARKS, benchmark, make
+from envs.registry import BENCHMARKS, make
 from envs.suites import EVALUATION_START, SUITES
 from training.drivers import Shakes
 from training.episodes import Episode, Job, Layout, Row, encode_png, from_rows, take_turns
-from training.statistics import describe_images
 
 STATISTICS_EVERY = 8  # frames; large pictures would fill the memory
 
@@ -39,24 +40,13 @@ def survey(suites: Sequence[str], drawing: str = "published") -> tuple[Layout, d
         if env.teacher() is None:
             raise UserError(f"suite: expected one with a teacher, got '{suite}'")
         env.reset(seed=0)
-        layouts[suite], tasks[suite] = _layout(env), tuple(env.tasks[suite])
+        layouts[suite], tasks[suite] = layout_of(env), tuple(env.tasks[suite])
         env.close()
     first = suites[0]
     for suite, layout in layouts.items():
         if layout != layouts[first]:
             raise UserError(f"suites: expected frames of one layout, '{first}' and '{suite}' have two")
     return layouts[first], tasks
-
-
-def _layout(env: EvaluationEnv) -> Layout:
-    seen = env.look()
-    cameras = {name: picture.shape[:2] for name, picture in seen["pixels"].items()}
-    state, action = (
-        tuple(f"{part}_{i}" for i in range(size))
-        for part, size in (("state", len(seen["agent_pos"])), ("action", env.action_space.shape[0]))
-    )
-    fps = int(env.rate) if env.rate == int(env.rate) else env.rate
-    return Layout(f"steersman_{benchmark(env.suite).name}", fps, cameras, state, action)
 
 
 def plan_trials(

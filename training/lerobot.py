@@ -61,6 +61,7 @@ class LeRobotDataset:
     state (N, D), action (N, A) float32 and None where there are none; timestamp (N,) seconds in the episode;
     episode (N,) counts from 0 and begins at row `first[episode]`; `numbers` are the episodes' own. task,
     subtask and memory are `Texts`, or None; target (N, 2), driver (N,) or None; metadata {field: N values}.
+    own: it is of an agent's own runs; then it has the solved ones.
     UserError tells in a line what cannot be read. root: a directory or a hub id (owner/name).
     """
 
@@ -74,6 +75,7 @@ class LeRobotDataset:
         self._keys = {name.removeprefix(IMAGES): name for name in pictures}
         self._films = {name for name, dtype in pictures.items() if dtype == "video"}
         self.cameras = tuple(self._keys)
+        self.own = "planned_by" in self.features
         self._episodes = self._table_of_episodes()
         self._read_rows()
         self._videos, self._lock = Videos(), threading.Lock()
@@ -117,6 +119,8 @@ class LeRobotDataset:
             names = [n for n in _schema(file).names if not n.startswith("stats/")]
             rows += _read(file, names).to_pylist()
         rows.sort(key=lambda row: row["episode_index"])
+        if self.own and not (rows := [row for row in rows if row.get("success")]):
+            raise UserError(f"dataset: expected some solved runs in {self.root}, found none")
         return rows
 
     def _names(self, file: str, index: str) -> dict[int, str]:

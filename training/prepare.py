@@ -33,11 +33,17 @@ SIZES = ("words", "state_dim", "action_dim", "prompt", "response", "memory", "me
 SIZES += ("horizon", "steps")
 
 
-def open_datasets(paths: Sequence[str] | None) -> list[LeRobotDataset]:
-    """UserError unless there are some and they are of one robot."""
+def open_datasets(paths: Sequence[str] | None, own_runs: bool = False) -> list[LeRobotDataset]:
+    """UserError unless there are some and they are of one robot, and none are an agent's own runs (which
+    teach it what it does already, mistakes and all) unless those are asked for.
+    """
     if not paths:
         raise UserError("train: expected --datasets, paths or hub ids of LeRobot v3 datasets, got none")
     datasets = [LeRobotDataset(path) for path in paths]
+    for dataset in datasets:
+        if dataset.own and not own_runs:
+            got = f"an agent's own runs in {dataset.root}"
+            raise UserError(f"train: expected demonstrations, got {got}; --own-runs takes the solved ones")
     for name in ("state", "action"):
         widths = [None if (x := getattr(d, name)) is None else x.shape[1] for d in datasets]
         if len(set(widths)) > 1:

@@ -47,7 +47,7 @@ class PromptedCourse:
             raise UserError("train: --keep-normalisation needs a checkpoint (--init), got none")
         if config.evaluate_minutes and "planner" in name:
             raise UserError(f"train: --evaluate-minutes needs a network that acts, got '{name}'")
-        self.datasets = prepare.open_datasets(config.datasets)
+        self.datasets = prepare.open_datasets(config.datasets, config.own_runs)
         if any(d.state is None for d in self.datasets):
             raise UserError(f"dataset: '{name}' needs a column 'observation.state', got none")
         self.words = self._words(name, tiny)

@@ -14,6 +14,7 @@ from agent.asks import Asking, run_alone
 from agent.evaluation.analysis import derive
 from agent.evaluation.statistics import quantile
 from agent.loop import Agent, Step
+from agent.recording.recording import Frame, Recording, Run
 from agent.recovery import STUCK
 from agent.safety import Limits, Safety
 from backbone.errors import UserError
@@ -41,6 +42,7 @@ def episode(
     instruction: str | None = None,
     after: int | None = None,
     watch: Watcher | None = None,
+    recording: Recording | None = None,
 ) -> Asking[dict[str, Any]]:
     """Run evaluation episode `seed`, handing out the agent's questions, and return its record, JSON-ready.
 
@@ -49,6 +51,7 @@ def episode(
     after: ticks that it runs on after success; the world's own number by default.
     watch: called after every tick with (env, step, moment); moment has tick, seconds (of the world's time),
     progress, success, instruction.
+    recording: is begun and told every tick; whoever gave it ends it, or not.
     """
     clock = _Clock()
     info = clock.time("world", env.begin, seed)
@@ -61,12 +64,21 @@ def episode(
     tell = getattr(teacher, "say", None) or getattr(teacher, "label", None)  # its words, the quick way if any
     log, safety = _Log(said, float(info["progress"]), rate), Safety(limits(env))
     limit, tick, success_tick = env.max_steps, 0, None
-    after, blind = env.linger if after is None else after, agent.blind
+    given, blind = after, agent.blind
+    after = env.linger if after is None else after
+    if recording is not None:
+        told = {"judged": judged, "after": given, "progress": float(info["progress"]) if judged else 0.0}
+        clock.time("waited", lambda: recording.begin(Run.of(env, seed, instruction, **told)))
     while tick < limit if success_tick is None else tick < success_tick + after:
         observation = None
         if agent.needs_observation:
             seen = {"pixels": {}, "agent_pos": env.state()} if blind else clock.time("rendering", env.look)
             observation = Observation.from_env(seen, said)
+        here = None
+        if recording is not None:
+            pictures = clock.time("waited", recording.look, env, observation)
+            here = {"tick": tick, "images": pictures, "state": env.state()}
+            here["instruction"] = agent.instruction
         truth = tell() if tell is not None else None
         step = yield from agent.stepping(observation)
         if step.action.shape != env.action_space.shape:
@@ -76,7 +88,8 @@ def episode(
         clock.add("waited", step.waited)
         scene = env.scene() if step.said is not None and step.said.scene else None
         log.tick(tick, step, truth, scene)
-        _, _, _, _, info = clock.time("world", env.step, safety(step.action))
+        action = safety(step.action)
+        _, _, _, _, info = clock.time("world", env.step, action)
         tick += 1
         log.progress(tick, float(info["progress"]))
         if instruction is None and info.get("instruction_changed"):
@@ -86,10 +99,12 @@ def episode(
             limit = max(limit, env.max_steps)
         if judged and success_tick is None and info["is_success"]:
             success_tick = tick
+        gone = {"progress": float(info["progress"]) if judged else 0.0, "success": success_tick is not None}
+        if recording is not None:
+            frame = Frame(**here, action=action, step=step, **gone, after=env.state(), env=env)
+            clock.time("waited", recording.add, frame)
         if watch is not None:
-            moment = {"tick": tick, "seconds": tick / rate}
-            moment |= {"progress": float(info["progress"]) if judged else 0.0}
-            moment |= {"success": success_tick is not None, "instruction": said}
+            moment = {"tick": tick, "seconds": tick / rate} | gone | {"instruction": said}
             clock.time("waited", watch, env, step, moment)
         if agent.gave_up is not None or (not judged and agent.done):
             break

@@ -39,13 +39,15 @@ def evaluate(
     watch: Watcher | None = None,
     until_sure: float | None = None,
     ray: str | None = None,
+    record: Path | str | None = None,
 ) -> dict[str, Any]:
     """Run the seeds and return the summary; with `out` also write it, and resume what is already there.
 
     workers: processes (the number of cores by default); 0 runs in this process, which is what training
     does, with its own `policy`. until_sure: stop when the success rate is surely above or below this one; the
     summary is of the seeds up to there, whatever else had started by then. ray: the address of a cluster to
-    run on, or "local" (see `machines`). UserError for settings, checkpoints and files that do not fit.
+    run on, or "local" (see `machines`). record: a folder for the runs as LeRobot datasets, one of each
+    process. UserError for settings, checkpoints and files that do not fit.
     """
     seeds, started = list(seeds), time.perf_counter()
     if not seeds:
@@ -55,9 +57,17 @@ def evaluate(
         raise UserError(f"seeds: expected each of them once, got {twice} again")
     if policy is not None and (workers or ray):
         raise UserError("evaluate: expected workers=0 with a policy object, which lives in this process")
+    measure = None
+    if record is not None:
+        if ray or policy is not None:
+            raise UserError("record: expected a checkpoint and processes of this machine, got others")
+        from agent.evaluation.recorded import Recorded
+
+        measure = Recorded(record, settings)
+        measure.check()
     sure = None if until_sure is None else UntilSure(until_sure, seeds)
     store = Store(Path(out) if out is not None else None, settings, policy)
-    records = gather(settings, seeds, store, workers, policy, watch, sure=sure, ray=ray)
+    records = gather(settings, seeds, store, workers, policy, watch, measure, sure, ray)
     good = [r for r in records if not r.get("error")]
     bad = [r for r in records if r.get("error")]
     summary = summarize(good, bad) | {

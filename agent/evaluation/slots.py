@@ -14,6 +14,7 @@ from agent.asks import Ask, Asking, answer_together
 from agent.evaluation.episode import episode
 from agent.evaluation.settings import Settings, build, load_policy
 from agent.loop import Agent
+from agent.recording.recording import Recording
 from envs.contract import EvaluationEnv
 
 Record = dict[str, Any]
@@ -66,6 +67,8 @@ class Slots:
                 go_on(slot, seed, asking, answer)
 
     def close(self) -> None:
+        if hasattr(self.measure, "close"):
+            self.measure.close()
         for env, _ in self._pairs:
             env.close()
 
@@ -74,9 +77,11 @@ class Slots:
         return (yield from found) if inspect.isgenerator(found) else found
 
 
-def judged_episode(env: EvaluationEnv, agent: Agent, seed: int) -> Asking[Record]:
+def judged_episode(
+    env: EvaluationEnv, agent: Agent, seed: int, recording: Recording | None = None
+) -> Asking[Record]:
     """An episode's record; one in which the software failed is an error."""
-    record = yield from episode(env, agent, seed)
+    record = yield from episode(env, agent, seed, recording=recording)
     if record["failures"]:
         record["error"] = record["failures"][0]["event"]
     return record

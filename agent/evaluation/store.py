@@ -99,7 +99,11 @@ def make_folder(path: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
+    try:
+        part.write_text(json.dumps(value, indent=2) + "\n")
+    except OSError:  # a full disk: leave it no fuller
+        part.unlink(missing_ok=True)
+        raise
     os.replace(part, path)
 
 
