@@ -161,7 +161,7 @@ class Session:
         """Hear the planner's words while it writes them, where it is one of ours."""
         planner = getattr(self.agent.policy, "planner", None)
         if self.agent.planner == "learned" and hasattr(planner, "heard"):
-            planner.heard = lambda plan: self.shown.hear(plan)
+            planner.heard = lambda plan: self.agent.ordered or self.shown.hear(plan)
 
     # -- what a person may do
 
