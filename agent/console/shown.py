@@ -15,6 +15,8 @@ from highlevel.plan import Plan, Target
 QUIET = ("planned", "replanned", "held", "corrected", "ordered", "given back", "stopped")  # told otherwise
 WARNINGS = ("failed", "garbled: ", "gave up", "stalled", "oscillates", "backs off")
 RETREAT = "back off"  # what is shown of a recovery
+PLAINER = {"done": "the agent says: done"}
+PLAINER |= {f"late {lane} dropped": "a late answer is dropped" for lane in ("both", "plan", "chunk")}
 LATEST = 50  # looks, of which the median time is shown
 
 
@@ -102,7 +104,7 @@ class Shown:
             if any(word in event for word in WARNINGS):
                 self.note(event, "warn")
             elif event not in QUIET:
-                self.note("the agent says: done" if event == "done" else event)
+                self.note(PLAINER.get(event, event))
         if "held" in step.events and not self._holding and not self.waits:
             self.note("holds still, with nothing to do yet")
         self._holding = "held" in step.events
