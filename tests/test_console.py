@@ -182,6 +182,20 @@ def test_things_can_be_moved_and_dropped(session):
     assert session.shown.solved is not None
 
 
+def test_a_video_of_nothing_is_refused_and_the_next_one_is_whole(session, tmp_path):
+    session.press("v")
+    session.press("v")
+    while session.shown.recording != "" or not session.shown.message:
+        session.show()
+    assert "expected at least one frame" in session.shown.message
+    session.press("v")
+    ticks(session, 6)
+    session.press("v")
+    while not session.film.saved:
+        session.show()
+    assert [path.name for path in tmp_path.iterdir()] == ["demo-1.mp4"]
+
+
 def test_what_is_typed_is_obeyed(session):
     ticks(session, 9)
     session.obey("stop")

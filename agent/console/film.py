@@ -29,15 +29,18 @@ class Film:
         number = 1
         while (path := self.out / f"demo-{number}.mp4").exists():
             number += 1
-        self._recorder = self._recorder or Recorder(self.suite).__enter__()
+        self._recorder = self._recorder or Recorder(self.suite)
         self._recorder.begin(path)
-        self._path, self._frames, self.state = path, 0, "rec"
+        self._path, self.state = path, "rec"
         return path
 
     def add(self, env: EvaluationEnv, step: Step, moment: dict) -> None:
-        if self.state == "rec":
+        if self.state != "rec":
+            return
+        try:
             self._recorder.add(env, step, moment)
-            self._frames += 1
+        except RuntimeError as error:
+            self._failed(error)
 
     def end(self) -> None:
         """Draw what is left in a thread."""
@@ -54,13 +57,20 @@ class Film:
                 self._ending.join()
         finally:
             if self._recorder is not None:
-                self._recorder.__exit__(None, None, None)
+                self._recorder.close()
 
     def _end(self) -> None:
         try:
             self._recorder.end()
+        except RuntimeError as error:
+            self._failed(error)
+        else:
             self.saved.append(self._path)
             self.news.append((f"saved {self._path}", True))
-        except RuntimeError as error:
-            self.news.append((str(error).splitlines()[0], False))
-        self.state = ""
+            self.state = ""
+
+    def _failed(self, error: RuntimeError) -> None:
+        """A full disk, or no picture in it. The next one has a process of its own."""
+        self.news.append((str(error).splitlines()[0], False))
+        recorder, self._recorder, self.state = self._recorder, None, ""
+        recorder.close()
