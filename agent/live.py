@@ -6,8 +6,10 @@ safety layer, sleep until the next tick. A tick that comes late is counted, and 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -95,8 +97,35 @@ def act_live(
 
     first: seconds that it may take until something has been thought; what is done before (warming up) does
     not count as time. UserError if the agent's clock has no threads, if its rate is not the robot's, or where
-    nothing comes in that time.
+    nothing comes in that time. Whatever ends it otherwise (an error, Ctrl-C) brakes the robot first (`halt`).
     """
+    try:
+        return _act(agent, robot, safety, seconds, watch, first)
+    except BaseException:
+        with suppress(Exception):  # what went wrong first is what is told
+            halt(robot, safety)
+        raise
+
+
+def halt(robot: Robot, safety: Safety) -> None:
+    """Emergency stop: brake until the robot is at rest, a second at most. It is held until `safety.reset`."""
+    safety.stop()
+    rate = safety.limits.rate
+    for _ in range(math.ceil(rate)):
+        robot.step(safety(None))
+        if safety.resting:
+            return
+        time.sleep(1 / rate)
+
+
+def _act(
+    agent: Agent,
+    robot: Robot,
+    safety: Safety,
+    seconds: float,
+    watch: Callable[[Step, int], bool | None] | None,
+    first: float,
+) -> Cadence:
     beside, rate = agent.clock.beside, agent.clock.rate
     if beside is None:
         raise UserError("live: expected an agent with the clock of agent.live.clock, which thinks in threads")

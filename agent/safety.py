@@ -100,6 +100,11 @@ class Safety:
         """Emergency: from now on the robot is braked and held, whatever comes, until `reset`."""
         self.stopped = True
 
+    @property
+    def resting(self) -> bool:
+        """Whether the last action moves nothing."""
+        return not self._moving.any()
+
     def seen(self, now: float) -> None:
         """An observation was taken at this time (seconds)."""
         self._seen = now

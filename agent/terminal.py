@@ -17,13 +17,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from agent.console.shown import Note, Shown
+from agent.console.view import facts, part_line
 from agent.evaluation import page
-from agent.evaluation.statistics import quantile, wilson
-from agent.loop import Step
+from agent.evaluation.statistics import wilson
+from agent.step import Step
 
 HISTORY = 8  # subtasks shown
 FAMILIES = 12  # or tasks, while an evaluation runs
@@ -33,15 +34,11 @@ MARKS = {"good": "green", "bad": "red", "warn": "yellow", "dim": "dim", "strong"
 class EpisodeView:
     """An episode as it runs: a context manager, `update` after every tick."""
 
-    def __init__(self, console: Console, title: str, instruction: str):
-        self.console, self.title, self.instruction = console, title, instruction
+    def __init__(self, console: Console, title: str, instruction: str, rate: float):
+        self.console, self.rate = console, rate
         self.rich = console.is_terminal and not console.is_dumb_terminal
+        self.shown = Shown(title, instruction, self._told)
         self._live: Live | None = None
-        self._history: list[tuple[str, str, float]] = []  # subtask, where it points, since when
-        self._looks: list[float] = []
-        self._moment: dict[str, Any] = {"seconds": 0.0, "progress": 0.0, "success": False}
-        self._step: Step | None = None
-        self._solved_at: float | None = None
         self._started = time.perf_counter()
 
     def __enter__(self) -> EpisodeView:
@@ -51,7 +48,7 @@ class EpisodeView:
             )
             self._live.start()
         else:
-            self._line(f"{self.title}: {self.instruction}")
+            self.console.print(f"{self.shown.title}: {self.shown.instruction}", markup=False, soft_wrap=True)
         return self
 
     def __exit__(self, *_) -> None:
@@ -61,74 +58,32 @@ class EpisodeView:
 
     def update(self, step: Step, moment: dict[str, Any]) -> None:
         """moment: seconds, progress, success, instruction."""
-        self._step, self._moment = step, moment
-        now = moment["seconds"]
-        if step.said is not None:
-            self._looks.append(step.seconds * 1000)
-        if moment["instruction"] != self.instruction:
-            self.instruction = moment["instruction"]
-            self._line(f"{now:5.1f} s  new instruction: {self.instruction}")
-        if step.plan is not None and (not self._history or self._history[-1][0] != step.plan.subtask):
-            target = step.plan.target
-            where = "" if target is None else f"at {target.x * 100:.0f}%, {target.y * 100:.0f}%"
-            self._history.append((step.plan.subtask, where, now))
-            self._line(f"{now:5.1f} s  {step.plan.subtask}")
-        if moment["success"] and self._solved_at is None:
-            self._solved_at = now
-            self._line(f"{now:5.1f} s  goal reached")
+        shown = self.shown
+        shown.seconds = moment["seconds"]
+        if moment["instruction"] != shown.instruction:
+            shown.told_anew(moment["instruction"])
+            shown.note(f"new instruction: {shown.instruction}", "you")
+        shown.happened(step, self.rate)
+        shown.progressed(moment["progress"], moment["success"])
         if self.rich:  # at the world's pace: a person wants to see it happen
-            time.sleep(max(0.0, self._started + now - time.perf_counter()))
-        for event in step.events:
-            if " failed: " in event:
-                self.console.print(f"[red]{now:5.1f} s  {escape(event)}[/]")
+            time.sleep(max(0.0, self._started + shown.seconds - time.perf_counter()))
 
-    def _line(self, text: str) -> None:
-        if not self.rich:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+    def _told(self, note: Note) -> None:
+        if note.kind == "warn" or not self.rich:
+            style = "red" if note.kind == "warn" else None
+            line = f"{note.seconds:5.1f} s  {note.text}"
+            self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def _draw(self) -> Panel:
-        step, moment = self._step, self._moment
-        now = moment["seconds"]
-        words = Table.grid(padding=(0, 2))
-        words.add_column(style="dim", justify="right", width=11)
-        words.add_column(ratio=1)
-        words.add_row("instruction", Text(self.instruction, style="bold"))
-        memory = step.plan.memory if step and step.plan else ""
-        words.add_row("memory", Text(memory or "nothing", style="italic dim" if not memory else "italic"))
-        scene = step.plan.scene if step and step.plan else ""
-        if scene:
-            words.add_row("sees", Text(scene, style="italic"))
-        for i, (subtask, where, since) in enumerate(self._history[-HISTORY:]):
-            last = i == len(self._history[-HISTORY:]) - 1
-            mark = "[yellow]→[/]" if last and subtask != "done" else "[green]✓[/]"
-            style = "bold yellow" if last else "dim"
-            row = Text.assemble((subtask, style), (f"  {where}" if last else "", "dim"))
-            words.add_row(f"{since:5.1f} s {mark}", row)
-        bar = Table.grid(padding=(0, 2), expand=True)
-        bar.add_column(style="dim", justify="right", width=11)
-        bar.add_column(ratio=1)
-        bar.add_column(width=8)
-        solved = self._solved_at is not None
-        shown = ProgressBar(
-            total=1.0, completed=moment["progress"], complete_style="green" if solved else "yellow"
-        )
-        bar.add_row("progress", shown, "[green]solved[/]" if solved else f"{moment['progress']:.0%}")
+        shown = self.shown
+        words = facts(shown, self.console.width - 4)
+        parts = map(part_line, shown.history[-HISTORY:])
         return Panel(
-            Group(words, bar, Text(self._timings(now), style="dim")),
-            title=escape(self.title),
+            Group(words, Text(), *parts),
+            title=escape(shown.title),
             title_align="left",
-            border_style="green" if solved else "blue",
+            border_style="blue" if shown.solved is None else "green",
         )
-
-    def _timings(self, now: float) -> str:
-        wall = time.perf_counter() - self._started
-        look = quantile(self._looks[1:] or self._looks, 0.5)
-        parts = [f"world {now:.1f} s", f"wall {wall:.1f} s"]
-        if look is not None:
-            parts.append(f"plan and chunk {look:.0f} ms")
-        if self._step is not None and self._step.plan is not None:
-            parts.append(f"margin {self._step.plan.margin:.1f}")
-        return "  ·  ".join(parts)
 
 
 class EvaluationView:

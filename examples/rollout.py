@@ -5,7 +5,7 @@ Without arguments: the shipped agent puts the red block in the drawer and closes
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -122,11 +122,19 @@ def roll(
         nonlocal view
         if view is None:
             title = f"{env.suite} {env.stratum} {seed}"
-            view = stack.enter_context(EpisodeView(console, title, moment["instruction"]))
+            view = stack.enter_context(EpisodeView(console, title, moment["instruction"], env.rate))
         view.update(step, moment)
 
-    with ExitStack() as stack:
-        record = run_episode(env, agent, seed, instruction, watch=watch, recording=recording)
+    try:
+        with ExitStack() as stack:
+            record = run_episode(env, agent, seed, instruction, watch=watch, recording=recording)
+    except KeyboardInterrupt:  # what was filmed so far is worth seeing; interrupted again, it is dropped
+        films = [writer for writer in recording.writers if isinstance(writer, FilmWriter)]
+        for film in films if view is not None else []:
+            with console.status("drawing the last pictures of the video"), suppress(RuntimeError):
+                film.end()
+                console.print(f"saved {out / f'episode-{seed}.mp4'} up to here", soft_wrap=True)
+        raise
     with console.status("writing down the last of it"):
         stopped = recording.end()
     record |= {"recording": stopped} if stopped else {}

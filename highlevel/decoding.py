@@ -7,7 +7,7 @@ tokens are those of plain greedy decoding, and a plan that still holds costs one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ AHEAD = 8  # where shapes are fixed: tokens written between two questions whethe
 
 Guess = Sequence[Sequence[int]]  # of each text, from its first token to its end
 Pair = tuple[int, int]  # a slot and the id in it
+Heard = Callable[[list[list[int]]], None]  # is told a sample's texts so far
 
 
 @dataclass(frozen=True)
@@ -52,20 +53,32 @@ class Written:
     passes: int
 
 
-def write(run: Run, alphabet: Alphabet, guesses: Sequence[Guess | None] | None = None) -> list[Written]:
+def write(
+    run: Run,
+    alphabet: Alphabet,
+    guesses: Sequence[Guess | None] | None = None,
+    heard: Heard | None = None,
+) -> list[Written]:
     """Write the layout's texts, and the words between them, onto a prefix that has been read.
 
     guesses: for each sample what may stand there. The result does not depend on them, only the time it takes
-    does; nor on the other samples.
+    does; nor on the other samples. heard: called after each pass with what the first sample's texts are by
+    then; not at all where one pass is enough, as it is for a guess that stands.
     """
-    return Writing(run, alphabet, guesses).finish()
+    return Writing(run, alphabet, guesses, heard).finish()
 
 
 class Writing:
     """The same, pass by pass: `feed` says what goes into the network next, `take` what came out."""
 
-    def __init__(self, run: Run, alphabet: Alphabet, guesses: Sequence[Guess | None] | None = None):
-        self.run, self.alphabet, self.passes = run, alphabet, 0
+    def __init__(
+        self,
+        run: Run,
+        alphabet: Alphabet,
+        guesses: Sequence[Guess | None] | None = None,
+        heard: Heard | None = None,
+    ):
+        self.run, self.alphabet, self.heard, self.passes = run, alphabet, heard, 0
         last = max(at for at, segment in enumerate(run.prefix.segments) if segment.target)
         tail = run.prefix.segments[len(run.layout.context) : last + 1]
         self.names, self.whole = [s.name for s in tail], sum(s.length for s in tail)
@@ -107,6 +120,8 @@ class Writing:
             ids, slots = self.feed()
             ahead = self.ahead if ids.shape[1] == 1 else 1  # what follows an end is taken back
             self.take(*run.predict(ids, slots, self.alphabet.never, ahead, self.limit))
+            if self.heard is not None and not (self.passes == 1 and self.drafts[0].closing):
+                self.heard([list(text) for text in self.drafts[0].texts])
         return [draft.written(self.passes) for draft in self.drafts]
 
 

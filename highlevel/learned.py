@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -23,9 +24,13 @@ ALPHABET = Alphabet(MEMORY, (EOS, POINT), PAD, never=(PAD, UNK, BOS, MEMORY), op
 
 
 class LearnedPlanner:
-    """Writes memory, scene and subtask in one text, and points into a picture."""
+    """Writes memory, scene and subtask in one text, and points into a picture.
+
+    heard: if set, told what is written so far, word by word, in the thread that writes.
+    """
 
     read_as_written = False  # the controller reads the plan anew, as text
+    heard: Callable[[Plan], None] | None = None
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer):
         self.engine, self.network, self.tokenizer = engine, engine.network, tokenizer
@@ -84,9 +89,9 @@ class LearnedPlanner:
         """The same for the samples of a run, leaving what was read in it for the controller."""
         started = time.perf_counter()
         run.read(self.context, self.inputs(observations, memories), self.keep)
-        written = write(
-            run, ALPHABET, [(p.tokens,) if p is not None and p.tokens else None for p in previous]
-        )
+        heard = self.heard and (lambda texts: self.heard(self._said(texts[0])))
+        guesses = [(p.tokens,) if p is not None and p.tokens else None for p in previous]
+        written = write(run, ALPHABET, guesses, heard)
         targets = self._targets(run, written)
         seconds = time.perf_counter() - started
         return [self._plan(*found, seconds) for found in zip(written, targets, strict=True)]
@@ -111,21 +116,23 @@ class LearnedPlanner:
 
     def _plan(self, written: Written, target: Target | None, seconds: float) -> Plan:
         (tokens,) = written.texts
-        split = tokens.index(SUBTASK) if SUBTASK in tokens else len(tokens)
-        scene = tokens.index(SCENE) if SCENE in tokens[:split] else split
-        memory = self.tokenizer.decode(tokens[1:scene][: self.lengths["memory_ids"]])  # readable next time
-        subtask = self.tokenizer.decode(tokens[split + 1 :])
-        return Plan(
-            subtask=subtask,
+        return replace(
+            self._said(tokens),
             target=target,
-            memory=memory,
-            scene=self.tokenizer.decode(tokens[scene + 1 : split]),
-            done=subtask == DONE,
             margin=written.margin if written.finished else 0.0,
             origin="confirmed" if written.confirmed else "decoded",
             tokens=tokens,
             seconds=seconds,
         )
+
+    def _said(self, tokens: Sequence[int]) -> Plan:
+        """The words of a text, or of its beginning."""
+        split = tokens.index(SUBTASK) if SUBTASK in tokens else len(tokens)
+        scene = tokens.index(SCENE) if SCENE in tokens[:split] else split
+        memory = self.tokenizer.decode(tokens[1:scene][: self.lengths["memory_ids"]])  # readable next time
+        subtask = self.tokenizer.decode(tokens[split + 1 :])
+        seen = self.tokenizer.decode(tokens[scene + 1 : split])
+        return Plan(subtask, memory=memory, scene=seen, done=subtask == DONE)
 
     def _targets(self, run: Run, written: Sequence[Written]) -> list[Target | None]:
         """Where each plan points, if it does."""

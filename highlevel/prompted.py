@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -18,9 +19,13 @@ from highlevel.plan import DONE, Plan, parse_plan_text
 
 
 class PromptedPlanner:
-    """Writes the layout's targets in turn: π0.5 and π0.6 a subtask, π0.7 the memory and then a subtask."""
+    """Writes the layout's targets in turn: π0.5 and π0.6 a subtask, π0.7 the memory and then a subtask.
+
+    heard: if set, told what is written so far, word by word, in the thread that writes.
+    """
 
     read_as_written = True  # by the controller, from the same store
+    heard: Callable[[Plan], None] | None = None
 
     def __init__(self, engine: Engine, reader: Reader):
         self.targets = [s.name for s in reader.layout.segments if s.target]
@@ -65,7 +70,8 @@ class PromptedPlanner:
     ) -> tuple[Writing, dict]:
         """What is to be read, and the texts that are to be written behind it."""
         guesses = [self.guess(plan) for plan in previous]
-        return Writing(run, self.alphabet, guesses), self.inputs(observations, memories)
+        heard = self.heard and (lambda texts: self.heard(self._said(texts, memories[0])))
+        return Writing(run, self.alphabet, guesses, heard), self.inputs(observations, memories)
 
     def inputs(self, observations: Sequence[Observation], memories: Sequence[str]) -> dict:
         """Everything the planner reads, as a batch; UserError says what does not fit."""
@@ -88,16 +94,21 @@ class PromptedPlanner:
         return [self._plan(*found, seconds) for found in zip(written, memories, strict=True)]
 
     def _plan(self, written: Written, memory: str, seconds: float) -> Plan:
-        pairs = zip(self.targets, written.texts, strict=True)
-        said = {name: self.words.decode(list(ids[1:])) for name, ids in pairs}
-        subtask, target = parse_plan_text(said["response"])
-        return Plan(
+        plan = self._said(written.texts, memory)
+        subtask, target = parse_plan_text(plan.subtask)
+        return replace(
+            plan,
             subtask=subtask,
             target=target,
-            memory=said.get("memory", memory),
             done=subtask == DONE,
             margin=written.margin if written.finished else 0.0,
             origin="confirmed" if written.confirmed else "decoded",
             tokens=tuple(token for text in written.texts for token in text),
             seconds=seconds,
         )
+
+    def _said(self, texts: Sequence[Sequence[int]], memory: str) -> Plan:
+        """The words of the texts, or of their beginnings."""
+        pairs = zip(self.targets, texts, strict=False)
+        said = {name: self.words.decode(list(ids[1:])) for name, ids in pairs}
+        return Plan(said.get("response", ""), memory=said.get("memory", memory))

@@ -7,6 +7,7 @@ import sys
 
 COMMANDS = {
     "rollout": "watch the shipped agent read an instruction and do it; saves a video",
+    "demo": "sit beside it at a terminal: see what it sees and thinks, talk to it, disturb it",
     "replay": "recorded runs once more: the same, bit by bit?",
     "evaluate": "success over many seeds, with intervals, per family",
     "report": "a page from the results of one run, of several side by side, or of blame",

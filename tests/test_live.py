@@ -19,6 +19,7 @@ from agent.safety import Limits, Safety
 from backbone.errors import PolicyError, UserError
 from envs.tabletop.env import TabletopEnv
 from highlevel.plan import Plan
+from lowlevel.controller import ActionChunk
 
 HAND = Limits((-1,) * 7, (1,) * 7, (False,) * 6 + (True,), 20)
 
@@ -155,6 +156,30 @@ def test_nano_acts_in_real_time():
     told = cadence.summary()
     assert agent.failures == 0 and np.linalg.norm(where[-1] - where[0]) > 0.02
     assert told["ticks"] >= 10 and 5 < told["hertz"] <= 21
+
+
+def test_whatever_ends_it_brakes_the_robot():
+    class Fast(Script):
+        def act(self, observation, subtask):
+            return ActionChunk(np.ones((10, 7), np.float32), subtask)
+
+        def step(self, observation, memory="", previous=None):
+            return Plan("go on"), self.act(observation, "go on")
+
+    def interrupt(step, tick):
+        if tick == 12:
+            raise KeyboardInterrupt
+
+    limits = Limits((-1,) * 7, (1,) * 7, (False,) * 6 + (True,), 20, acceleration=(5,) * 7)
+    robot, safety = Still(), Safety(limits)
+    agent = Agent(Fast(), clock=live.clock(20))
+    agent.reset("go")
+    with pytest.raises(KeyboardInterrupt):
+        live.act_live(agent, robot, safety, 9.0, interrupt)
+    sent = np.array([action for _, action in robot.told])
+    assert sent[-5, 0] > 0.5 and np.abs(sent[-1, :6]).max() == 0 and sent[-1, 6] == sent[-5, 6]
+    assert np.abs(np.diff(sent[:, 0])).max() <= 0.25 + 1e-6  # braked, within the limits
+    assert safety.stopped
 
 
 def test_what_cannot_be_live():

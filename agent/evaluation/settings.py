@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.clock import Clock
@@ -117,9 +118,15 @@ def load_policy(settings: Settings):
     return policy
 
 
-def build(settings: Settings, policy=None, render_mode: str | None = None) -> tuple[EvaluationEnv, Agent]:
+def build(
+    settings: Settings,
+    policy=None,
+    render_mode: str | None = None,
+    ticking: Callable[[float], Clock] | None = None,
+) -> tuple[EvaluationEnv, Agent]:
     """The world and the agent of these settings. `policy`: used instead of loading the checkpoint.
-    render_mode: "rgb_array" where pictures for people are wanted.
+    render_mode: "rgb_array" where pictures for people are wanted. ticking: makes another clock than the
+    settings' for a world of so many control ticks a second.
     """
     of_others = benchmark(settings.suite).package is not None  # the tabletop has one way of drawing
     options = {"drawing": settings.drawing} if of_others else {}
@@ -140,7 +147,7 @@ def build(settings: Settings, policy=None, render_mode: str | None = None) -> tu
         controller = _controller(settings.controller, env)
     device = _device(settings) if is_foreign_planner(settings.planner) else "cpu"
     planner = planners.make(settings.planner, env, policy, settings.plan, device)
-    clock = settings.ticking(env.rate)
+    clock = (ticking or settings.ticking)(env.rate)
     how = {"replan": read_rules(settings.replan), "recovery": Recovery() if settings.recover else None}
     agent = Agent(policy or controller, planner, controller, settings.execute, clock, env.rest, **how)
     return env, agent
