@@ -322,3 +322,19 @@ def test_the_keyboard_gives_back_what_it_took():
         os.close(master)
         keyboard.read(1.0)
     os.close(slave)
+
+
+def test_one_simply_types(session):
+    """A letter by itself is a key, after a moment; two in a row are the beginning of a line."""
+    line, seed = Line(), session.seed
+    for key in "no, the":
+        typed(session, line, key)
+    assert line.text == "no, the" and session.seed == seed
+    typed(session, line, "\x1b")
+    typed(session, line, "s")  # which is no key
+    assert line.text == "s"
+    typed(session, line, "\x1b")
+    typed(session, line, "n")
+    assert line.text is None and session.seed == seed
+    typed(session, line, " ")  # not a letter: the n was a key
+    assert session.seed == seed + 1 and session.shown.paused

@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -38,6 +39,9 @@ def leaving() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+MOMENT = 0.3  # seconds that a letter waits for another one
 
 
 class Keyboard:
@@ -103,15 +107,27 @@ def split(text: str) -> list[str]:
 
 
 class Line:
-    """A line that is being typed. `text` is None while nobody types."""
+    """A line that is being typed. `text` is None while nobody types. A letter that is a key waits a moment in
+    `held`: if another one follows, the two begin a line, so that one may simply type.
+    """
 
     def __init__(self):
         self.text: str | None = None
+        self.held, self._since = "", 0.0
         self._said: list[str] = []
         self._back = 0
 
     def open(self, text: str = "") -> None:
-        self.text, self._back = text, 0
+        self.text, self._back, self.held = text, 0, ""
+
+    def hold(self, key: str) -> None:
+        self.held, self._since = key, time.monotonic()
+
+    def let_go(self, now: bool = False) -> str:
+        """The key that was held, once nothing has followed for a moment (or now)."""
+        key = self.held if now or time.monotonic() - self._since > MOMENT else ""
+        self.held = "" if key else self.held
+        return key
 
     def press(self, key: str) -> str | None:
         """The whole line once it is entered, else None. Escape gives it up, Up brings back an earlier one."""

@@ -96,16 +96,24 @@ def run(session: Session, console: Console, pictures: str = "half", seconds: flo
                 until = drawn + 1 / FRAMES if busy or not going else min(due, drawn + 1 / FRAMES)
                 for key in keyboard.read(0.0 if busy else until - time.perf_counter()):
                     typed(session, line, key, screen.frame)
+                session.press(line.let_go())
     finally:
         thinking.close()
     return screen
 
 
 def typed(session: Session, line: Line, key: str, frame: Frame | None = None) -> None:
-    """A key: of a line that is open, or one that does something. The emergency stop is heard in both. frame:
-    what there is to click on.
+    """A key: of a line that is open, or one that does something; two letters in a row begin a line. The
+    emergency stop is heard at once. frame: what there is to click on.
     """
-    if key == CTRL_X:
+    letter = key.isalpha() and len(key) == 1 and line.text is None and key != "x"
+    if letter and line.held:
+        line.open(line.held + key)
+        return
+    session.press(line.let_go(now=True))
+    if letter:
+        line.hold(key) if key in session.keys else line.open(key)
+    elif key == CTRL_X:
         session.press(key)
     elif click := CLICK.fullmatch(key):
         if frame is not None and (place := frame.place(int(click[1]), int(click[2]))):
