@@ -1,9 +1,9 @@
 """Sit at a terminal beside the agent: see what it sees and thinks, talk to it, stop it, disturb it.
 
 Keys: space pauses, "." steps, - and + change the speed, r resets, n is the next task, x the emergency stop
-(again: free), p nudges a block, d drops what is held, v starts and ends a video, q quits; two letters or enter
-begin a line to type to it. Typed: an instruction, a correction, "stop", "go on"; "subtask: pick up the red block" plans
-in the planner's place, with "at 40% 62%" there (across and down), until "subtask:".
+(again: free), p nudges a block, d drops what is held, v starts and ends a video, q quits; two letters or
+enter begin a line to type to it. Typed: an instruction, a correction, "stop", "go on"; "subtask: pick up the
+red block" plans in the planner's place, with "at 40% 62%" there (across and down), until "subtask:".
 """
 
 from __future__ import annotations
