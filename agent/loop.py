@@ -166,9 +166,12 @@ class Agent:
         if said.kind in ("slower", "faster"):
             self._news.append(f"pace {self._hand.change_pace(said.kind == 'faster'):g}")
         elif said.kind == "put back":
-            self._orders.errand(orders.way_to_put_back(self._plans, self._hand.closed), self._now)
+            way = orders.way_to_put_back(self._plans, self._hand.closed)
+            self._orders.errand(way, self._now)
             self._anew("ordered")
             self._news.append("ordered")
+            if not way:
+                self.stop()
         elif said.kind == "go on":
             self.go_on()
         else:
@@ -198,7 +201,8 @@ class Agent:
         self._news.append("stopped")
 
     def go_on(self) -> None:
-        """After a stop, or after it gave up."""
+        """After a stop, an errand, or after it gave up."""
+        self._orders.go_on()
         self._anew("go on")
         if self._watch is not None:
             self._watch = Watch(self._watch.rules, len(self._trace.parts), self._now)

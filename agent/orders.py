@@ -44,6 +44,11 @@ class Orders:
         self._kept = replace(plan, target=None, origin="kept", tokens=())
         self._since, self._until = tick, until
 
+    def go_on(self) -> None:
+        """An errand is over; what a person ordered stands."""
+        if self._errand:
+            self.left, self._errand = [], False
+
     def present(self, trace: Trace, tick: int) -> tuple[Plan | None, bool]:
         """The order in force; and whether an errand ended just now."""
         if self._kept is not None:
@@ -62,10 +67,13 @@ class Orders:
 
 
 def way_to_put_back(said: list[Plan], closed: bool) -> list[Plan]:
-    """The subtasks that bring the thing that was picked up last back to where it was. said: the plans that
-    were in force. closed: whether it is still in the hand. UserError where nothing was picked up.
+    """The subtasks that bring the thing that was picked up last back to where it was; none where it still is
+    there. said: the plans that were in force. closed: whether the hand is. UserError where nothing was picked
+    up.
     """
     for plan in reversed(said):
+        if plan is said[-1] and not closed and _PICKED.fullmatch(plan.subtask):
+            return []
         if found := _PICKED.fullmatch(plan.subtask):
             put = Plan(f"put {found[1]} on the table", plan.target, origin="person")
             pick = replace(plan, target=None, origin="person", memory="", tokens=())

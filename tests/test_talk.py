@@ -149,12 +149,19 @@ def test_put_it_back_puts_what_was_taken_where_it_was_and_stops():
     assert agent.stopped and not agent.ordered
 
 
-def test_what_is_in_no_hand_is_taken_first():
-    agent, policy = started(PICK)
+def test_what_is_in_no_hand_is_taken_first_and_what_was_not_taken_stays():
+    agent, policy = started(PICK, PUT)
     policy.chunks = [np.full((10, 7), -1.0)]
     run(agent, 6)
     agent.say("put it back")
     assert agent.step(OBSERVATION).plan.subtask == "pick up the red block"
+    agent.say("go on")
+    assert agent.step(OBSERVATION).plan == PUT and not agent.ordered
+    agent, policy = started(PICK)
+    policy.chunks = [np.full((10, 7), -1.0)]
+    run(agent, 6)
+    agent.say("put it back")
+    assert agent.stopped and not agent.ordered
     bare = Agent(Script(Plan("press the red button")))
     bare.reset("go")
     run(bare, 2)
