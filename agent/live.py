@@ -135,6 +135,8 @@ def act_live(
 def halt(robot: Robot, safety: Safety) -> None:
     """Emergency stop: brake until the robot is at rest, a second at most. It is held until `safety.reset`."""
     safety.stop()
+    if not safety.tick:
+        return  # it was told nothing yet, and where its joints are is not known
     rate = safety.limits.rate
     for _ in range(math.ceil(rate)):
         robot.step(safety(None))

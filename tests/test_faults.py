@@ -194,8 +194,10 @@ def test_before_it_moves_faults_are_the_callers():
         agent.reset("go")
         live.act_live(agent, robot, Safety(HAND), 1.0, first=0.3)
 
+    blind = NoCamera()
     with pytest.raises(OSError, match="no such device"):
-        run(NoCamera(), Script(PICK))
+        run(blind, Script(PICK))
+    assert not blind.told  # not even to hold, at joints that nobody knows
     with pytest.raises(ConnectionError):
         run(NoArm(), Script(PICK))
     with pytest.raises(UserError, match="expected 7 numbers of this robot, got .3,."):
