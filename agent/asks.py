@@ -14,7 +14,8 @@ Asking = Generator["Ask", Any, Done]  # yields questions, is sent the answers, r
 @dataclass(eq=False)
 class Ask:
     """alone: what answers it. together: where set, what answers several of the same `kind` in one pass, given
-    the asks themselves and how many rows the pass has to have. kind: who is asked, and for what.
+    the asks themselves and how many rows the pass has to have. kind: who is asked, and for what. renew: makes
+    who is asked ready for the next question while this one, which was given up, is still being answered.
 
     seconds: what the answer took. waited: until somebody began with it, and until the agent went on.
     """
@@ -23,6 +24,7 @@ class Ask:
     together: Callable[[Sequence[Ask], int], list[Any]] | None = None
     kind: tuple = ()
     content: Any = None
+    renew: Callable[[], None] | None = None
     born: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
     waited: float = 0.0

@@ -61,6 +61,10 @@ class Levels(ModelHubMixin):
         """Run "eager" (the readable reference), "compiled" or as CUDA "graphs"; see backbone/engine.py."""
         self.engine.prepare(how)
 
+    def renew(self) -> None:
+        """A look that was given up may still be under way: the next one gets stores of its own."""
+        self.engine.forget()
+
     def reset(self, seed: int = 0) -> None:
         """Start the controller's noise anew."""
         if self.controller is not None:
@@ -134,7 +138,8 @@ class Levels(ModelHubMixin):
             answers = self.act_batch(looks, texts) if what == "act" else getattr(self, f"{what}_batch")(looks)
             return answers[: len(asks)]
 
-        ask = Ask(lambda: together([ask], 1)[0], together, (id(self), what), (Look(*look, **more), subtask))
+        content = Look(*look, **more), subtask
+        ask = Ask(lambda: together([ask], 1)[0], together, (id(self), what), content, self.renew)
         return ask
 
     def noise(self, seed: int) -> torch.Generator:

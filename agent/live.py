@@ -2,6 +2,8 @@
 
 Each tick: look if the agent wants to see, take what has been thought by now, send an action through the
 safety layer, sleep until the next tick. A tick that comes late is counted, and the loop goes on from there.
+Once the robot has moved, no fault of a camera, a level, the robot or the watcher ends the loop (see
+docs/realtime.md): it is told as an event, the robot is held, and when it is over the agent acts again.
 """
 
 from __future__ import annotations
@@ -10,22 +12,23 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from agent.beside import Beside
+from agent.beside import FIRST, PATIENCE, Beside
 from agent.clock import Clock
 from agent.evaluation.statistics import quantile
 from agent.loop import Agent
 from agent.safety import Safety
+from agent.sound import line
 from agent.step import Step
+from agent.watchdog import FROZEN, Eyes, Faults
 from backbone.errors import UserError
-from backbone.observation import Observation
 
-FIRST = 60.0  # seconds that the first plan may take
 OVERRUN = 1.5  # periods between two actions, from which on a tick counts as late
+GAP = 0.5  # seconds in which nothing was done, from which on what was thought before is too old
 
 
 class Robot(Protocol):
@@ -38,18 +41,18 @@ class Robot(Protocol):
         """Send an action; returns at once."""
 
 
-def clock(rate: float, keep: bool = False, grace: float = 0.6) -> Clock:
+def clock(rate: float, keep: bool = False, grace: float = 0.6, patience: float = PATIENCE) -> Clock:
     """For an `Agent` that is run here: its levels think in threads. grace: the part of a tick in which an
-    answer is waited for, so that a quick one still counts for the tick that asked.
+    answer is waited for, so that a quick one still counts for the tick that asked. patience: see `Beside`.
     """
-    return Clock(realtime=True, rate=rate, keep=keep, grace=grace / rate, beside=Beside())
+    return Clock(realtime=True, rate=rate, keep=keep, grace=grace / rate, beside=Beside(patience))
 
 
 @dataclass
 class Cadence:
     """How a run kept its time. seconds: in all, and of it seeing, acting (the robot's `step`) and agent (its
     own bookkeeping); the rest was slept. ages: seconds from an observation to the plan written on it.
-    intervals: seconds between actions.
+    intervals: seconds between actions; last: when that was. faults: how many of each part (see `Faults`).
     """
 
     rate: float
@@ -64,6 +67,23 @@ class Cadence:
     first: float | None = None  # seconds until the first action that was thought of
     ages: list[float] = field(default_factory=list)
     intervals: list[float] = field(default_factory=list)
+    last: float | None = None
+    faults: dict[str, int] = field(default_factory=dict)
+
+    def add(self, step: Step, started: float, seen: float, thought: float, done: float, held: bool) -> None:
+        """A tick, and when its parts ended."""
+        self.ticks += 1
+        self.held += held
+        self.dropped += sum(e.startswith("late ") for e in step.events)
+        self.seeing += seen - started
+        self.agent += thought - seen
+        self.acting += done - thought
+        if self.last is not None:
+            self.intervals.append(thought - self.last)
+            self.overruns += thought - self.last > OVERRUN / self.rate
+        self.last = thought
+        if step.said is not None:
+            self.ages.append(step.age / self.rate)
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready: the effective rate, overruns, ages of plans, shares of time."""
@@ -75,6 +95,7 @@ class Cadence:
             "overruns": self.overruns,
             "held": self.held,
             "late_dropped": self.dropped,
+            "faults": self.faults,
             "first_action_seconds": self.first,
             "interval_ms": {
                 q: _ms(self.intervals, v) for q, v in (("p50", 0.5), ("p99", 0.99), ("most", 1.0))
@@ -91,16 +112,20 @@ def act_live(
     seconds: float,
     watch: Callable[[Step, int], bool | None] | None = None,
     first: float = FIRST,
+    frozen: int | None = FROZEN,
 ) -> Cadence:
     """Run an agent, which has been reset, for so long, or until `watch` (given each step and its tick) says
     True.
 
     first: seconds that it may take until something has been thought; what is done before (warming up) does
-    not count as time. UserError if the agent's clock has no threads, if its rate is not the robot's, or where
-    nothing comes in that time. Whatever ends it otherwise (an error, Ctrl-C) brakes the robot first (`halt`).
+    not count as time. frozen: ticks after which a picture that stays the same counts as dead while the robot
+    moves; None for never. UserError if the agent's clock has no threads, if its rate is not the robot's, or
+    where nothing comes in that time. What the robot or the agent raises before the robot was moved is raised;
+    later it is an event, and the robot is held until it is over. Whatever ends the run otherwise (an error,
+    Ctrl-C) brakes the robot first (`halt`).
     """
     try:
-        return _act(agent, robot, safety, seconds, watch, first)
+        return _act(agent, robot, safety, seconds, watch, first, frozen)
     except BaseException:
         with suppress(Exception):  # what went wrong first is what is told
             halt(robot, safety)
@@ -110,6 +135,8 @@ def act_live(
 def halt(robot: Robot, safety: Safety) -> None:
     """Emergency stop: brake until the robot is at rest, a second at most. It is held until `safety.reset`."""
     safety.stop()
+    if not safety.tick:
+        return  # it was told nothing yet, and where its joints are is not known
     rate = safety.limits.rate
     for _ in range(math.ceil(rate)):
         robot.step(safety(None))
@@ -125,55 +152,76 @@ def _act(
     seconds: float,
     watch: Callable[[Step, int], bool | None] | None,
     first: float,
+    frozen: int | None,
 ) -> Cadence:
     beside, rate = agent.clock.beside, agent.clock.rate
     if beside is None:
         raise UserError("live: expected an agent with the clock of agent.live.clock, which thinks in threads")
     if rate != safety.limits.rate:
         raise UserError(f"rate: expected {safety.limits.rate} a second of this robot, got {rate}")
-    cadence, period = Cadence(rate), 1.0 / rate
-    began = time.perf_counter()
-    due, last, acted = began, None, False
+    cadence, period, size = Cadence(rate), 1.0 / rate, len(safety.limits.low)
+    eyes, faults, beside.first = Eyes(robot.look, frozen), Faults(), first
+    began = done = time.perf_counter()
+    due, acted, moved, reason, tick = began, False, False, "", 0
     while True:
         started = time.perf_counter()
-        observation = None
+        observation, tick = None, tick + 1
         if agent.needs_observation:
-            observation = Observation.from_env(robot.look(), agent.instruction)
-            safety.seen(time.perf_counter())
+            with faults.caught("camera", early=eyes.first is None):
+                observation = eyes.look(agent.instruction, tick)
+                safety.seen(started)
         seen = time.perf_counter()
-        step = agent.step(observation)
+        step = Step(None, "", None)  # None: hold
+        with faults.caught("agent", early=not acted):
+            step = agent.step(observation)
+        idle = time.perf_counter() - done - (seen - started)
+        if idle > period + GAP and "clock" not in faults:  # it was stopped, or busy; but not slow for ever
+            faults.begin("clock", f"nothing done for {idle:.1f} s")
+            agent.look_again()
+            step = replace(step, action=None)
+        else:
+            faults.end("clock")
+        if not acted and step.action is not None and np.shape(step.action) != (size,):
+            raise UserError(f"action: expected {size} numbers of this robot, got {np.shape(step.action)}")
         action = safety(step.action, now=time.perf_counter())
         thought = time.perf_counter()
-        if not acted and "held" in step.events:
-            if thought - began > first:
-                raise UserError(f"planner: expected a first plan within {first:.0f} s, got none")
+        if safety.refused is None:
+            faults.end("safety")
+        else:
+            faults.begin("safety", f"held: {safety.refused}")
+        held = "held" in step.events or safety.refused is not None
+        if not acted and held:
+            reason = next((e for e in step.events if " failed: " in e or " garbled: " in e), reason)
+            if thought - began > first and not agent.stopped:
+                got = f"none ({reason})" if reason else "none"
+                raise UserError(f"planner: expected a first plan within {first:.0f} s, got {got}")
         elif not acted:
             acted, cadence.first, cadence.seconds = True, thought - began, 0.0
             running = due = started
-        robot.step(action)
+        reached = False
+        with faults.caught("robot", early=not moved):
+            robot.step(action)
+            reached = moved = True
+        if not reached:
+            safety.lost()
         done = time.perf_counter()
         if acted:
-            cadence.ticks += 1
-            cadence.held += "held" in step.events
-            cadence.dropped += sum(e.startswith("late ") for e in step.events)
-            cadence.seeing += seen - started
-            cadence.agent += thought - seen
-            cadence.acting += done - thought
-            if last is not None:
-                cadence.intervals.append(thought - last)
-                cadence.overruns += thought - last > OVERRUN * period
-            last = thought
-            if step.said is not None:
-                cadence.ages.append(step.age * period)
-        if (watch is not None and watch(step, cadence.ticks)) or (acted and done - running >= seconds):
+            cadence.add(step, started, seen, thought, done, held)
+        stop = False
+        if watch is not None:
+            given = step.action if step.action is not None else action
+            step = replace(step, action=given, events=tuple(map(line, step.events)) + faults.news())
+            with faults.caught("watch"):  # a full disk is no reason to let the arm go
+                stop = watch(step, cadence.ticks)
+        if stop or (acted and done - running >= seconds):
             break
         due += period
         wait = due - time.perf_counter()
-        if wait > 0:
-            time.sleep(wait)
-        else:
-            due = time.perf_counter()  # late: no hurry to catch up, which would be two actions at once
-    cadence.seconds = time.perf_counter() - running if acted else 0.0
+        time.sleep(max(0.0, wait))
+        late = time.perf_counter() - due
+        if wait < 0 or late > period / 4:
+            due += late  # no hurry to catch up, which would be two actions at once
+    cadence.seconds, cadence.faults = time.perf_counter() - running if acted else 0.0, dict(faults.count)
     beside.forget()
     return cadence
 

@@ -37,6 +37,7 @@ from agent.hand import Hand
 from agent.orders import Orders
 from agent.pair import Pair, past
 from agent.recovery import Recovery, Watch
+from agent.sound import line, sound_chunk
 from agent.step import Answer, Step
 from agent.trace import Trace
 from agent.when import ALWAYS, Moment, Rule, why
@@ -209,6 +210,12 @@ class Agent:
 
     # -- one tick
 
+    def look_again(self) -> None:
+        """Time went by unseen: what was thought is of another moment. It holds until it has looked."""
+        if self.clock.beside is not None:
+            self.clock.beside.forget()
+        self._anew("pause", drop=False)
+
     @property
     def needs_observation(self) -> bool:
         """Whether the next `step` needs to see: if it looks, or for the past of a network that looks back. If
@@ -312,6 +319,8 @@ class Agent:
     def _seen(self, observation: Observation | Mapping | None) -> Observation | None:
         if not self.needs_observation:
             return None
+        if observation is None and self.clock.beside is not None:
+            return None  # a camera that is out: it goes on with what it has
         if observation is None:
             raise UserError("agent: expected an observation at this tick (needs_observation), got None")
         if not isinstance(observation, Observation):
@@ -437,8 +446,7 @@ class Agent:
             try:
                 if answer.chunk is None:
                     answer.chunk = yield from self.pair.act(observation, plan.text, self._promised(), asked)
-                if not np.isfinite(answer.chunk.actions).all():
-                    raise FloatingPointError("the chunk has non-finite actions")
+                answer.chunk = sound_chunk(answer.chunk, self._hand.last)
             except Exception as error:  # must not stop the arm in mid-air: the rest of the old chunk stands
                 answer.chunk = None
                 self._failed("controller", error, answer.failed)
@@ -475,6 +483,8 @@ class Agent:
                 answer.said, answer.chunk = yield from self.pair.write(*given, self._promised(), asked)
         except Exception as error:
             self._call = ("again",)
+            if self.said is not None:  # perhaps because of it: the next one is written anew
+                self.said = replace(self.said, tokens=())
             self._failed("planner", error, answer.failed)
 
     def _promised(self) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -489,17 +499,19 @@ class Agent:
         return (rest[:late], rest[late:]) if len(rest) >= late else (None, None)
 
     def _hold(self) -> np.ndarray:
-        known = self._hand.last is not None or self.rest == "last"
-        return self._hand.hold(0 if known else self.policy.action_dim)
+        if self._hand.last is not None or self.rest == "last":
+            return self._hand.hold(0)
+        acts = self.pair.controller if hasattr(self.pair.controller, "action_dim") else self.policy
+        return self._hand.hold(acts.action_dim)
 
     def _failed(self, part: str, error: Exception, events: list[str]) -> None:
         if isinstance(error, PolicyError) and self.clock.beside is None:
             raise error
         if isinstance(error, UserError):  # unreadable text: the planner's fault, not the software's
-            events.append(f"{part} garbled: {error}")
+            events.append(f"{part} garbled: {line(error)}")
             return
         self.failures += 1
-        events.append(f"{part} failed: {type(error).__name__}: {error}")
+        events.append(f"{part} failed: {line(error)}")
 
     def _checked(self, instruction: str) -> str:
         if not isinstance(instruction, str) or not instruction.strip():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from agent.asks import Ask, Asking
 from agent.clock import Clock
-from backbone.errors import UserError
+from agent.sound import sound_plan
+from backbone.errors import PolicyError, UserError
 from backbone.observation import History, Observation
 from highlevel.plan import Plan
 from highlevel.planner import Planner
@@ -37,12 +39,14 @@ class Pair:
         self.apart = clock.apart or (clock.beside is not None and other)
         self.joint = planner == "learned" and controller is None and not self.apart
         self._noise = None
+        self._memory = Memory()
 
     def reset(self, seed: int) -> None:
         for level in (self.policy, self.controller)[: 1 + (self.controller is not self.policy)]:
             if hasattr(level, "reset"):
                 level.reset(seed)
         self._noise = self.policy.noise(seed) if hasattr(self.policy, "noise") else None
+        self._memory = Memory()
 
     def check(self, instruction: str) -> None:
         """UserError if it cannot be read."""
@@ -63,13 +67,22 @@ class Pair:
         """The planner's words, and the chunk for them where both come from one prefill."""
         if self.planner == "none":
             return Plan(observation.instruction, memory=memory, origin="instruction"), None
+        memory = self._memory.readable(memory)
         if self.joint:
-            return (yield from _answered(self._ask("step", (observation, memory, before), *promise), asked))
-        if self.planner == "learned":
+            ask = self._ask("step", (observation, memory, before), *promise)
+        elif self.planner == "learned":
             ask = self._ask("plan", (observation, memory, before))
         else:
             ask = self._ask_planner("plan", (observation, observation.instruction, memory, before))
-        return (yield from _answered(ask, asked)), None
+        try:
+            found = yield from _answered(ask, asked)
+            said, chunk = found if self.joint else (found, None)
+            sound_plan(said)
+        except Exception as error:
+            self._memory.failed(memory, error)
+            raise
+        self._memory.read(memory)
+        return said, chunk
 
     def ground(
         self, observation: Observation, memory: str, before: Plan | None, order: Plan, asked: list[Ask]
@@ -81,7 +94,7 @@ class Pair:
             return order, None
         given = observation, observation.instruction, memory, before, order.subtask
         target, said = yield from _answered(self._ask_planner("ground", given), asked)
-        return replace(order, target=target), said
+        return sound_plan(replace(order, target=target)), sound_plan(said)
 
     def otherwise(
         self,
@@ -95,7 +108,7 @@ class Pair:
         if not hasattr(self._writer, "otherwise"):
             return (yield from self.write(observation, memory, before, (None, None), asked))[0]
         given = observation, observation.instruction, memory, before, refused
-        return (yield from _answered(self._ask_planner("otherwise", given), asked))
+        return sound_plan((yield from _answered(self._ask_planner("otherwise", given), asked)))
 
     def act(
         self, observation: Observation, subtask: str, promise: Promise, asked: list[Ask]
@@ -105,7 +118,7 @@ class Pair:
             ask = self._ask("act", (observation,), *promise, subtask)
         else:
             given = () if promise[0] is None else promise[:1]
-            ask = Ask(lambda: self.controller.act(observation, subtask, *given), kind=(id(self.controller),))
+            ask = _alone(self.controller, lambda: self.controller.act(observation, subtask, *given))
         return (yield from _answered(ask, asked))
 
     @property
@@ -116,7 +129,7 @@ class Pair:
     def _ask_planner(self, what: str, given: Sequence) -> Ask:
         """A question that is never one with others'. It goes to the same thread as those of its network."""
         who = self.policy if self.planner == "learned" else self.planner
-        return Ask(lambda: getattr(self._writer, what)(*given), kind=(id(who),))
+        return _alone(who, lambda: getattr(self._writer, what)(*given))
 
     def _ask(self, what: str, given: Sequence, kept=None, left=None, subtask: str = "") -> Ask:
         """A question to the policy: together with others' where it can do that."""
@@ -125,7 +138,30 @@ class Pair:
             more = {"committed": kept, "leftover": left, "generator": self._noise}
             return policy.ask(what, *given, subtask=subtask, **more)
         more = (subtask,) if what == "act" else ()
-        return Ask(lambda: getattr(policy, what)(*given, *more), kind=(id(policy),))
+        return _alone(policy, lambda: getattr(policy, what)(*given, *more))
+
+
+class Memory:
+    """What a planner wrote may be such that it cannot read it: then it fails for ever. After it failed so
+    often it is given the last that it could read.
+    """
+
+    TRIES = 3
+
+    def __init__(self):
+        self._read, self._failing, self._times = "", "", 0
+
+    def readable(self, memory: str) -> str:
+        """This memory, or the last one that could be read."""
+        return self._read if memory == self._failing and self._times >= self.TRIES else memory
+
+    def read(self, memory: str) -> None:
+        self._read, self._times = memory, self._times * (memory != self._failing)
+
+    def failed(self, memory: str, error: Exception) -> None:
+        """PolicyError: the planner is not there, which says nothing of what it can read."""
+        if isinstance(error, UserError) and not isinstance(error, PolicyError):
+            self._failing, self._times = memory, self._times * (memory == self._failing) + 1
 
 
 def past(policy) -> History | None:
@@ -133,6 +169,10 @@ def past(policy) -> History | None:
     interval = getattr(policy, "about", {}).get("history_interval")
     frames = max((c.frames for _, c in policy.network.preset.cameras), default=1) if interval else 1
     return History(frames, interval) if frames > 1 else None
+
+
+def _alone(level, question: Callable[[], Any]) -> Ask:
+    return Ask(question, kind=(id(level),), renew=getattr(level, "renew", None))
 
 
 def _answered(ask: Ask, asked: list[Ask]) -> Asking:

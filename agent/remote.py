@@ -89,6 +89,10 @@ class RemoteController:
         said = said if isinstance(said, str) and said.strip() else subtask
         return ActionChunk(actions, said, seconds=time.perf_counter() - start)
 
+    def renew(self) -> None:
+        """A question that was given up may still be open: the next one gets a line of its own."""
+        self._socket = None
+
     def close(self) -> None:
         """Say good-bye. The next question connects again."""
         if self._socket is not None:

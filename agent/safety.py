@@ -55,8 +55,8 @@ class Limits:
 
 @dataclass
 class Intervention:
-    """what: "range", "speed" (and acceleration), "box", "not finite", "shape", "stopped" or "stale". From
-    control tick `tick` on, `ticks` in a row; `most`: the largest difference made to a number.
+    """what: "range", "speed" (and acceleration), "box", "not finite", "shape", "none" (no action), "stopped"
+    or "stale". From control tick `tick` on, `ticks` in a row; `most`: the largest difference to a number.
     """
 
     what: str
@@ -69,7 +69,8 @@ class Intervention:
 class Safety:
     """Call it with every action. stale: seconds without a new observation after which the robot is held.
 
-    interventions: what was done, those in a row as one.
+    interventions: what was done, those in a row as one. refused: why the last action was not done at all, in
+    the same words; None if it was.
     """
 
     limits: Limits
@@ -91,9 +92,10 @@ class Safety:
         """At rest. position: (A,) where the positions are; by default the first action says it."""
         size = len(self._low)
         self.interventions.clear()
-        self.tick, self.stopped = 0, False
+        self.tick, self.stopped, self.refused = 0, False, None
         self._at = None if position is None else np.clip(np.asarray(position, float), self._low, self._high)
         self._moving = np.zeros(size)  # of positions, in the last tick; of speeds, the last ones
+        self._before = self._at
         self._seen: float | None = None
 
     def stop(self) -> None:
@@ -109,11 +111,18 @@ class Safety:
         """An observation was taken at this time (seconds)."""
         self._seen = now
 
+    def lost(self) -> None:
+        """The last action did not reach the robot: its positions are still those of before, and at rest."""
+        self._at = self._before
+        self._moving = np.where(self._positions, 0.0, self._moving)
+
     def __call__(self, action, hand: Sequence[float] | None = None, now: float | None = None) -> np.ndarray:
-        """What the robot may do, (A,) float32: the action as nearly as the limits allow. hand: its position
-        in metres (3,), needed to keep it in a box. now: seconds, to tell whether observations are stale.
+        """What the robot may do, (A,) float32: the action as nearly as the limits allow; None holds it still.
+        hand: its position in metres (3,), needed to keep it in a box. now: seconds, to tell whether
+        observations are stale.
         """
         wanted, refused = self._wanted(action, now)
+        self.refused = refused
         ranged = np.clip(wanted, self._low, self._high)
         if self._at is None:
             self._at = ranged.copy()
@@ -128,7 +137,7 @@ class Safety:
                 self._note(what, most)
         if refused is not None:
             self._note(refused, 0.0)
-        self._moving = np.where(self._positions, kept - self._at, kept)
+        self._before, self._moving = self._at, np.where(self._positions, kept - self._at, kept)
         self._at = np.where(self._positions, kept, self._at)
         self.tick += 1
         return kept.astype(np.float32)
@@ -139,9 +148,11 @@ class Safety:
         found, size, why = None, len(self._low), None
         try:
             found = np.asarray(action, float)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             why = "shape"
-        if why is None and found.shape != (size,):
+        if action is None:
+            why = "none"
+        elif why is None and found.shape != (size,):
             why = "shape"
         elif why is None and not np.isfinite(found).all():
             why = "not finite"
