@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
-from backbone.observation import Observation
+from backbone.inference import Run
+from backbone.network import Network
 from backbone.pointer import read_out
-from backbone.tokenizer import BOS, EOS, MEMORY, PAD, POINT, SCENE, SUBTASK, UNK
+from backbone.tokenizer import BOS, EOS, MEMORY, PAD, POINT, SCENE, SUBTASK, UNK, Tokenizer
 from highlevel.plan import DONE, Plan, Target
-
-if TYPE_CHECKING:
-    from highlevel.learned import LearnedPlanner
 
 NEVER = (PAD, UNK, BOS, MEMORY, SCENE, SUBTASK)  # within a subtask
 RIVALS = 3  # to each word
@@ -42,12 +39,12 @@ class Told:
     @torch.no_grad()
     def target(self, words: tuple[int, ...]) -> Target | None:
         """Where it points with these words; None if it never does."""
-        camera = self.planner.network.preset.pointer
+        camera = self.network.preset.pointer
         if not camera or self.at is None:
             return None
         query = self._states(words)[:, -1]
-        tokens = self.run.hidden[self.planner.keep[0]]
-        found = self.planner.network.pointer(self.run.fine[camera], tokens, query)
+        tokens = self.run.hidden[self.seen]
+        found = self.network.pointer(self.run.fine[camera], tokens, query)
         (place,) = read_out(found).tolist()
         return Target(*place, camera)
 
@@ -69,7 +66,7 @@ class Told:
             ]
         for _, begun in sorted(rivals, reverse=True)[:TRIED]:
             words, end = self._to_the_end(begun)
-            subtask = self.planner.tokenizer.decode(words)
+            subtask = self.tokenizer.decode(words)
             if end is not None and subtask not in refused and subtask != DONE:
                 target = self.target(words) if end == POINT else None
                 return replace(self.said, subtask=subtask, target=target, tokens=(), done=False)
@@ -88,10 +85,10 @@ class Told:
 
     def _states(self, words: tuple[int, ...]) -> torch.Tensor:
         """What the network makes of SUBTASK and these words, (1, n, width)."""
-        ids = torch.tensor([[SUBTASK, *words[: self.room]]], device=self.planner.network.device)
+        ids = torch.tensor([[SUBTASK, *words[: self.room]]], device=self.network.device)
         slots = torch.arange(ids.shape[1], device=ids.device)[None] + self.first + self.at
         return self.run.predict(ids, slots)[2]
 
     def _odds(self, words: tuple[int, ...]) -> torch.Tensor:
         """Log-probabilities of the word behind SUBTASK and behind each of these, (n, vocabulary)."""
-        return self.planner.network.logits(self._states(words))[0].float().log_softmax(-1)
+        return self.network.logits(self._states(words))[0].float().log_softmax(-1)

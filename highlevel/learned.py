@@ -61,7 +61,7 @@ class LearnedPlanner:
         if unknown:
             raise UserError(f"subtask: expected words that the planner knows, got '{unknown[0]}'")
         with self.engine.quietly():
-            told = Told(self, observation.with_instruction(instruction), memory, previous)
+            told = self._told(observation.with_instruction(instruction), memory, previous)
             return told.target(tuple(self.tokenizer.ids(subtask))), told.said
 
     def otherwise(
@@ -75,8 +75,13 @@ class LearnedPlanner:
         """The likeliest plan with another subtask than those that are refused; the plan itself where that is
         another one, or where there is none."""
         with self.engine.quietly():
-            told = Told(self, observation.with_instruction(instruction), memory, previous)
-            return told.otherwise(refused)
+            return self._told(observation.with_instruction(instruction), memory, previous).otherwise(refused)
+
+    def _told(self, observation: Observation, memory: str, previous: Plan | None) -> Told:
+        run = self.engine.look()
+        (said,) = self.plan_on(run, [observation], [memory], [previous])
+        seen = self.keep[0] if self.keep else ""
+        return Told(self.network, self.tokenizer, run, said, self.segment, seen)
 
     @torch.no_grad()
     def plan_on(
