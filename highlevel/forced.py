@@ -23,15 +23,15 @@ TRIED = 8  # second choices that are written to their ends
 
 
 class Told:
-    """One look of a planner, and the subtask exchanged in it as often as one likes."""
+    """One look of a planner, and the subtask exchanged in it as often as one likes.
 
-    @torch.no_grad()
-    def __init__(self, planner: LearnedPlanner, observation: Observation, memory: str, previous: Plan | None):
-        self.planner, self.run = planner, planner.engine.look()
-        (self.said,) = planner.plan_on(self.run, [observation], [memory], [previous])
-        segment = planner.network.layout.planner[planner.segment]
-        self.first = self.run.layout.start(segment.name)
-        tokens = self.said.tokens
+    run: in which `said` was written, into the segment `text`. seen: the segment that the pointer looks over.
+    """
+
+    def __init__(self, network: Network, tokenizer: Tokenizer, run: Run, said: Plan, text: str, seen: str):
+        self.network, self.tokenizer, self.run, self.said, self.seen = network, tokenizer, run, said, seen
+        segment, tokens = network.layout.planner[text], said.tokens
+        self.first = run.layout.start(text)
         self.at = tokens.index(SUBTASK) if SUBTASK in tokens else None  # its words begin behind this
         self.room = segment.length - (self.at or 0) - 1
         self.words = tuple(t for t in tokens[(self.at or 0) + 1 :] if t not in (EOS, POINT, PAD))
