@@ -23,7 +23,9 @@ from agent.console import screen
 from agent.console.keys import leaving
 from agent.console.session import SPEEDS, Session
 from agent.evaluation.episode import limits
+from agent.evaluation.recorded import who
 from agent.evaluation.settings import Settings, build, check_run
+from agent.recording.runs import RunWriter
 from agent.safety import Safety
 from backbone.errors import UserError
 from examples.rollout import SHOWN, chosen
@@ -47,6 +49,7 @@ def main(
     plain: bool = False,
     seconds: float | None = None,
     out: Path = Path("outputs/demo"),
+    record: Path | None = None,
 ) -> int:
     """Args:
     suite: which suite of tasks.
@@ -66,6 +69,7 @@ def main(
     plain: lines of text instead of a screen, as in a pipe; what is typed is obeyed line by line.
     seconds: end by itself after so many.
     out: folder for videos.
+    record: folder for all that is done here, as a LeRobot dataset; more is added to what is there.
     """
     check_run(1, seed)
     if not SPEEDS[0] <= speed <= SPEEDS[-1]:
@@ -84,6 +88,8 @@ def main(
         with waking:
             torch.set_num_threads(1)  # so small a network is no faster on more, and far slower on busy ones
             session = wake(settings, clock, out, lines.told if plain else lambda note: None)
+            if record is not None:
+                session.recording.writers.append(RunWriter(record, who(settings)))
             stack.callback(close, session, console)
             session.shown.speed = speed
             [first] = chosen(console, suite, family, seed, instruction, 1)

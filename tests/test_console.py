@@ -338,3 +338,19 @@ def test_one_simply_types(session):
     assert line.text is None and session.seed == seed
     typed(session, line, " ")  # not a letter: the n was a key
     assert session.seed == seed + 1 and session.shown.paused
+
+
+def test_what_is_done_here_is_recorded_and_can_be_played_again(session, tmp_path):
+    from agent.evaluation.recorded import who
+    from agent.recording.runs import RunWriter
+    from examples.replay import main as replay
+
+    session.recording.writers.append(RunWriter(tmp_path / "runs", who(Settings())))
+    session.begin(SCENE, SAID)
+    ticks(session, 20)
+    session.obey("slower")
+    session.obey("subtask: pick up the red block")
+    ticks(session, 20)
+    session.begin(SCENE, SAID)  # which keeps what there was
+    session.recording.end()
+    assert replay(tmp_path / "runs") == 0 and replay(tmp_path / "runs", agent=True) == 0

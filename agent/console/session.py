@@ -16,6 +16,7 @@ from agent.console.film import Film
 from agent.console.shown import Note, Shown
 from agent.evaluation.episode import SLIGHT
 from agent.loop import Agent
+from agent.recording import ENDED, Frame, Recording, Run
 from agent.safety import Safety
 from backbone.errors import UserError
 from backbone.observation import Observation
@@ -36,7 +37,7 @@ HELP = (
 class Session:
     """tick: one control tick. press: a key. obey: a line that was typed. `shown` is what has come of it.
 
-    told: called with each Note as it happens.
+    told: called with each Note as it happens. recording: of every episode, also those that a person ends.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class Session:
         safety: Safety,
         out: Path = Path("outputs/demo"),
         told: Callable[[Note], None] = lambda note: None,
+        recording: Recording | None = None,
     ):
+        self.recording = recording or Recording()
         self.env, self.agent, self.safety, self.told = env, agent, safety, told
         self.film = Film(env.suite, out)
         self.shown, self.over, self.wanted = Shown(), False, False
@@ -83,6 +86,7 @@ class Session:
 
     def begin(self, seed: int, instruction: str | None = None) -> None:
         """The scene of this seed from its start. UserError for words that the agent was never taught."""
+        self._keep()
         self.seed, self._asked = seed, instruction
         self.env.begin(seed)
         said = instruction or self.env.task_description
@@ -95,6 +99,8 @@ class Session:
         self.tick_number, self._seen_at, self._noted = 0, -1, 0
         self._times: deque[float] = deque(maxlen=41)
         self._judge()
+        judged = self.shown.progress is not None
+        self.recording.begin(Run.of(self.env, seed, instruction, judged=judged))
         self.shown.note(f"{self.shown.title}: {said}", "start")
 
     def tick(self) -> None:
@@ -112,13 +118,16 @@ class Session:
             if agent.needs_observation:
                 seen = {"pixels": {}, "agent_pos": env.state()} if agent.blind else self.see()
                 seen = Observation.from_env(seen, agent.instruction)
+            here = {"tick": self.tick_number, "images": self.recording.look(env, seen), "state": env.state()}
+            here["instruction"] = agent.instruction
             self._thinking = True
             try:
                 step = yield from agent.stepping(seen)
             finally:
                 self._thinking = False
         given = np.zeros(env.action_space.shape) if step is None else step.action
-        *_, info = env.step(self.safety(given))
+        action = self.safety(given)
+        *_, info = env.step(action)
         self.tick_number += 1
         shown.seconds = self.tick_number / env.rate
         self._times.append(time.perf_counter())
@@ -137,6 +146,8 @@ class Session:
             moment = {"tick": self.tick_number, "seconds": shown.seconds, "instruction": shown.instruction}
             moment |= {"progress": shown.progress or 0.0, "success": shown.solved is not None}
             self.film.add(env, step, moment)
+            now = {"progress": moment["progress"], "success": moment["success"], "after": env.state()}
+            self.recording.add(Frame(**here, action=action, step=step, env=env, **now))
         later, self._later = self._later, []
         for act in later:
             act()
@@ -210,6 +221,7 @@ class Session:
             self.shown.note("released", "you")
         else:
             self.safety.stop()
+            self.recording.told("emergency stop")
             self.shown.stopped = True
             self.shown.note("EMERGENCY STOP", "warn")
 
@@ -223,6 +235,7 @@ class Session:
             event = Event(self.tick_number, kind, seed=self._disturbed)
             if disturb(self.env.world, self.env.task, event):
                 self.shown.note(words[kind], "you")
+                self.recording.told("push", words[kind])
                 self._seen_at = -1
                 return
         none = "nothing is held high enough" if "slip" in kinds else "no block can be moved now"
@@ -245,6 +258,8 @@ class Session:
         try:
             self.film.close()
             self._filmed()
+            self._keep()
+            self.recording.close()
         finally:
             if self.agent.clock.beside is not None:
                 self.agent.clock.beside.close()
@@ -266,6 +281,7 @@ class Session:
     def _say(self, text: str) -> None:
         agent, before = self.agent, (self.agent.instruction, self.agent.revision)
         answer = agent.say(text)
+        self.recording.told("say", text)
         if agent.instruction != before[0]:
             self._asked, answer = agent.instruction, text
             self._judge()
@@ -280,6 +296,11 @@ class Session:
         """Whether progress means anything for what was asked."""
         judged = self._asked is None or self.env.asks_for(self._asked)
         self.shown.progress, self.shown.solved = (0.0 if judged else None), None
+
+    def _keep(self) -> None:
+        """End what is recorded of this episode."""
+        self.recording.told(ENDED)
+        self.recording.end()
 
     def _filmed(self) -> None:
         while self.film.news:

@@ -23,6 +23,8 @@ from agent.step import Step
 from backbone.observation import Observation
 from envs.contract import EvaluationEnv
 
+ENDED = "ended"  # told of a run that a person ended, at whatever tick
+
 
 @dataclass(frozen=True)
 class Run:

@@ -13,7 +13,7 @@ from agent.evaluation.episode import run_episode
 from agent.evaluation.provenance import versions
 from agent.evaluation.settings import Settings, build
 from agent.evaluation.store import fingerprint
-from agent.recording.recording import Frame, Recording, Run
+from agent.recording.recording import ENDED, Frame, Recording, Run
 from agent.recording.runs import RunReader, row_of
 from agent.step import Step
 from backbone.errors import UserError
@@ -69,8 +69,11 @@ def replay_agent(runs: RunReader, number: int) -> Replayed:
     run = footer["run"]
     settings = _settings(run, runs)
     compared = _Compared(rows, settings.controller)
+    compared.ended = any(told["what"] == ENDED for told in run["inputs"])
     inputs: dict[int, list[Mapping[str, Any]]] = {}
     for told in run["inputs"]:
+        if told["what"] == ENDED:
+            continue
         if told["what"] not in TOLD:
             raise UserError(f"replay: somebody did '{told['what']}' to the world, which cannot be repeated")
         inputs.setdefault(told["tick"], []).append(told)
@@ -85,7 +88,7 @@ def replay_agent(runs: RunReader, number: int) -> Replayed:
         run_episode(env, agent, footer["seed"], run["asked"], run["after"], watch, Recording(compared))
     finally:
         env.close()
-    if compared.differs is None and compared.ticks < len(rows):
+    if compared.differs is None and compared.ticks < len(rows) and not compared.ended:
         compared.differs = f"tick {compared.ticks}: the run goes on, now it ends"
     return Replayed(compared.ticks, compared.differs)
 
@@ -106,7 +109,7 @@ class _Compared:
 
     def __init__(self, rows: list[dict[str, Any]], actor: str):
         self._rows, self._actor = rows, actor
-        self.ticks, self.differs = 0, None
+        self.ticks, self.differs, self.ended = 0, None, False  # ended: by a person, at any tick
 
     def begin(self, run: Run) -> None: ...
     def told(self, what: str, text: str) -> None: ...
@@ -116,6 +119,8 @@ class _Compared:
 
     def add(self, frame: Frame) -> None:
         if self.differs is not None:
+            return
+        if frame.tick >= len(self._rows) and self.ended:
             return
         if frame.tick >= len(self._rows):
             self.differs = f"tick {frame.tick}: the run ends, now it goes on"
@@ -171,7 +176,7 @@ def _state(want: np.ndarray, got: np.ndarray, tick: int, runs: RunReader, number
 
 
 def _meddled(run: Mapping[str, Any], tick: int) -> str:
-    done = [told for told in run["inputs"] if told["what"] not in TOLD and told["tick"] <= tick]
+    done = [told for told in run["inputs"] if told["what"] not in (*TOLD, ENDED) and told["tick"] <= tick]
     return "" if not done else f" (somebody did '{done[-1]['what']}' at tick {done[-1]['tick']})"
 
 
