@@ -129,7 +129,8 @@ class Agent(Looking):
         self._swung = False  # between plans: the next one is kept for a while
         self._refused: tuple[str, ...] = ()  # subtasks that led nowhere
         self._trace = Trace(self.clock.rate)
-        self._watch = None if self.recovery is None else Watch(self.recovery)
+        watched = self.recovery is not None and self.planner != "none"  # an instruction may take its time
+        self._watch = Watch(self.recovery) if watched else None
 
     # -- what a person may do
 

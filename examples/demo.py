@@ -24,7 +24,7 @@ from agent.console.keys import leaving
 from agent.console.session import SPEEDS, Session
 from agent.evaluation.episode import limits
 from agent.evaluation.recorded import who
-from agent.evaluation.settings import Settings, build, check_run
+from agent.evaluation.settings import Settings, build, check_run, recovers
 from agent.recording.runs import RunWriter
 from agent.safety import Safety
 from backbone.errors import UserError
@@ -42,7 +42,7 @@ def main(
     planner: str = "learned",
     controller: str = "learned",
     execute: int | None = None,
-    recover: bool = True,
+    recover: bool | None = None,
     clock: Literal["sync", "realtime"] = "sync",
     speed: float = 1.0,
     pictures: Literal["half", "none"] = "half",
@@ -61,7 +61,8 @@ def main(
     somebody else's model, vlm:NAME or openai:MODEL@BASE_URL (see `evaluate`).
     controller: learned; teacher (the scripted teacher moves the arm); obedient (it does as it is told).
     execute: control ticks between looks; those of the suite's published protocol by default (tabletop: 8).
-    recover: where it is stuck, back off and try again; give up with a reason after some tries.
+    recover: where it is stuck, back off and try again; give up with a reason after some tries. By default
+    where its times are known: a learned planner on the tabletop.
     clock: sync (the world waits while the agent thinks) or realtime (it thinks in threads, the world goes
     on).
     speed: of the world, 1 is its own; the keys - and + change it.
@@ -79,6 +80,7 @@ def main(
     console = Console(highlight=False)
     there = console.is_terminal and not console.is_dumb_terminal and os.isatty(sys.stdin.fileno())
     plain = plain or not there
+    recover = recovers(suite, planner) if recover is None else recover
     settings = Settings(suite, family, checkpoint, planner, controller, execute, recover=recover)
     with ExitStack() as stack:
         stack.enter_context(leaving())

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from agent.evaluation.episode import run_episode
 from agent.evaluation.recorded import who
-from agent.evaluation.settings import Settings, build, check_run
+from agent.evaluation.settings import Settings, build, check_run, recovers
 from agent.evaluation.store import make_folder, write_json
 from agent.recording import Recording
 from agent.recording.film import FilmWriter
@@ -40,6 +40,7 @@ def main(
     planner: str = "learned",
     controller: str = "learned",
     execute: int | None = None,
+    recover: bool | None = None,
     video: bool = True,
     record: Path | None = None,
     rerun: bool = False,
@@ -57,6 +58,8 @@ def main(
     controller: learned; teacher (the scripted teacher moves the arm, for diagnosis); zero and random, with
     --planner none.
     execute: control ticks between looks; those of the suite's published protocol by default (tabletop: 8).
+    recover: where it is stuck, back off and try again; give up with a reason after some tries. By default
+    where its times are known: a learned planner on the tabletop.
     video: write the video.
     record: folder for the runs as a LeRobot dataset; more are added to what is there (docs/recording.md).
     rerun: also write episode-SEED.rrd, for the rerun viewer.
@@ -71,7 +74,8 @@ def main(
         instruction = SHOWN
     make_folder(out)
     console = Console(highlight=False)
-    settings = Settings(suite, family, checkpoint, planner, controller, execute)
+    recover = recovers(suite, planner) if recover is None else recover
+    settings = Settings(suite, family, checkpoint, planner, controller, execute, recover=recover)
     learned = (planner, controller) == ("learned", "learned")
     note = "" if learned else f"planner: {planner}, controller: {controller}"
     solved = 0

@@ -113,6 +113,12 @@ def test_at_the_second_failure_a_planner_is_asked_for_something_else():
     assert steps[kept[-1] + 1].plan == PICK
 
 
+def test_an_instruction_in_the_subtask_s_place_is_never_stuck():
+    agent = Agent(Script(PICK), "none", execute=4, recovery=QUICK)
+    agent.reset("go")
+    assert not any("stalled" in s.events for s in run(agent, 60))
+
+
 def test_a_person_s_order_is_never_stuck():
     agent = Agent(Script(PICK), execute=4, recovery=QUICK)
     agent.reset("go")

@@ -15,6 +15,7 @@ from agent.when import read_rules
 from backbone.errors import UserError
 from envs.contract import EvaluationEnv
 from envs.registry import benchmark, make
+from highlevel.plan import DONE
 from lowlevel.baselines import RandomController, ZeroController
 from lowlevel.controller import Controller
 from lowlevel.guided import Guided
@@ -98,6 +99,13 @@ class Settings:
         return name if is_foreign(name) else None
 
 
+def recovers(suite: str, planner: str) -> bool:
+    """Whether an agent that a person watches notices that it is stuck, where nobody says: a learned planner on
+    the tabletop, whose subtasks take known times.
+    """
+    return planner == "learned" and benchmark(suite).name == "tabletop"
+
+
 def check_run(episodes: int, seed: int | None, workers: int | None = None) -> None:
     """UserError for numbers that no run can have."""
     for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("workers", workers, 0)):
@@ -148,7 +156,10 @@ def build(
     device = _device(settings) if is_foreign_planner(settings.planner) else "cpu"
     planner = planners.make(settings.planner, env, policy, settings.plan, device)
     clock = (ticking or settings.ticking)(env.rate)
-    how = {"replan": read_rules(settings.replan), "recovery": Recovery() if settings.recover else None}
+    told = settings.foreign is None and settings.controller in ("learned", "obedient")
+    home = DONE if told else None  # a hand that reads no words goes back the way it came
+    recovery = Recovery(home=home) if settings.recover else None
+    how = {"replan": read_rules(settings.replan), "recovery": recovery}
     agent = Agent(policy or controller, planner, controller, settings.execute, clock, env.rest, **how)
     return env, agent
 
