@@ -191,7 +191,7 @@ class Agent(Looking):
         self._orders.go_on()
         self._anew("go on")
         if self._watch is not None:
-            self._watch = Watch(self._watch.rules, len(self._trace.parts), self._now)
+            self._watch = Watch(self._watch.rules, max(0, len(self._trace.parts) - 1), self._now)
 
     # -- one tick
 

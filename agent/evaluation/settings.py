@@ -100,8 +100,8 @@ class Settings:
 
 
 def recovers(suite: str, planner: str) -> bool:
-    """Whether an agent that a person watches notices that it is stuck, where nobody says: a learned planner on
-    the tabletop, whose subtasks take known times.
+    """Whether an agent that a person watches notices that it is stuck, by default: where subtasks take known
+    times, as those of a learned planner on the tabletop do.
     """
     return planner == "learned" and benchmark(suite).name == "tabletop"
 
