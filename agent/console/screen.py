@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ def run(session: Session, console: Console, pictures: str = "half", seconds: flo
     The agent's questions are answered in a thread, so that keys are heard and its words seen while it thinks;
     the world waits for it all the same, unless the agent has a clock of its own.
     """
-    screen, line, thinking = Screen(console), Line(), Beside()
+    screen, line, thinking = Screen(console), Line(), Beside(math.inf, math.inf)  # the world waits
     session.listen()
     try:
         with Keyboard() as keyboard, console.screen(), _mouse(console):
