@@ -1,7 +1,8 @@
 """Acting in real time: a control loop at a fixed rate. It waits for thinking within a tick, and no longer.
 
 Each tick: look if the agent wants to see, take what has been thought by now, send an action through the
-safety layer, sleep until the next tick. A tick that comes late is counted, and the loop goes on from there.
+safety layer, sleep until the next tick. The action goes out at the same time in every tick, when an answer
+has had its `grace`, so that a robot gets them evenly. One that comes late is counted, and the loop goes on.
 Once the robot has moved, no fault of a camera, a level, the robot or the watcher ends the loop (see
 docs/realtime.md): it is told as an event, the robot is held, and when it is over the agent acts again.
 """
@@ -28,6 +29,7 @@ from agent.watchdog import FROZEN, Eyes, Faults
 from backbone.errors import UserError
 
 OVERRUN = 1.5  # periods between two actions, from which on a tick counts as late
+SPARE = 0.1  # of a period, for looking and bookkeeping, besides the grace
 GAP = 0.5  # seconds in which nothing was done, from which on what was thought before is too old
 
 
@@ -70,18 +72,20 @@ class Cadence:
     last: float | None = None
     faults: dict[str, int] = field(default_factory=dict)
 
-    def add(self, step: Step, started: float, seen: float, thought: float, done: float, held: bool) -> None:
-        """A tick, and when its parts ended."""
+    def add(
+        self, step: Step, started: float, seen: float, thought: float, sent: float, done: float, held: bool
+    ) -> None:
+        """A tick, and when its parts ended; sent: when the action was."""
         self.ticks += 1
         self.held += held
         self.dropped += sum(e.startswith("late ") for e in step.events)
         self.seeing += seen - started
         self.agent += thought - seen
-        self.acting += done - thought
+        self.acting += done - sent
         if self.last is not None:
-            self.intervals.append(thought - self.last)
-            self.overruns += thought - self.last > OVERRUN / self.rate
-        self.last = thought
+            self.intervals.append(sent - self.last)
+            self.overruns += sent - self.last > OVERRUN / self.rate
+        self.last = sent
         if step.said is not None:
             self.ages.append(step.age / self.rate)
 
@@ -161,6 +165,8 @@ def _act(
         raise UserError(f"rate: expected {safety.limits.rate} a second of this robot, got {rate}")
     cadence, period, size = Cadence(rate), 1.0 / rate, len(safety.limits.low)
     eyes, faults, beside.first = Eyes(robot.look, frozen), Faults(), first
+    grace = agent.clock.grace
+    phase = grace + SPARE * period if grace else 0.0
     began = done = time.perf_counter()
     due, acted, moved, reason, tick = began, False, False, "", 0
     while True:
@@ -199,6 +205,8 @@ def _act(
             acted, cadence.first, cadence.seconds = True, thought - began, 0.0
             running = due = started
         reached = False
+        time.sleep(max(0.0, due + phase - time.perf_counter()))
+        sent = time.perf_counter()
         with faults.caught("robot", early=not moved):
             robot.step(action)
             reached = moved = True
@@ -206,7 +214,7 @@ def _act(
             safety.lost()
         done = time.perf_counter()
         if acted:
-            cadence.add(step, started, seen, thought, done, held)
+            cadence.add(step, started, seen, thought, sent, done, held)
         stop = False
         if watch is not None:
             given = step.action if step.action is not None else action
