@@ -121,6 +121,8 @@ class Looking:
         if plan is None or plan is not (ordered or said):
             return
         events.append("planned" if self.plan and self.plan.subtask == plan.subtask else "replanned")
+        if plan is said and self._went_back(plan):
+            events.append("went back")
         if self.plan is None or self.plan.subtask != plan.subtask:
             self._plans.append(plan)
         self.plan = plan
@@ -130,6 +132,14 @@ class Looking:
             self._swung, self._refused = False, ()
             self._watch.begun = self._now + math.ceil(self.recovery.patience * self.clock.rate)
             self._orders.keep(plan, self._now, self._watch.begun)
+
+    def _went_back(self, plan: Plan) -> bool:
+        """Whether this is a subtask that came before the one in force, though the hand is told to hold on:
+        most likely what it held slipped or fell.
+        """
+        parts = [part.subtask for part in self._trace.parts]
+        back = plan.subtask in parts and parts.index(plan.subtask) < parts.index(parts[-1])
+        return back and self._hand.closed
 
     def _in_force(self, said: Plan | None, ordered: Plan | None, done_looks: int) -> Plan | None:
         """The plan once this is heard: a "done" that is not believed yet leaves what was being done."""

@@ -17,8 +17,9 @@ class Step:
     action: (A,) float32 in robot units. subtask: the text that conditioned it. plan: the plan in force.
     events: what happened, among "planned", "replanned" (the subtask changed), "corrected" (a new instruction
     is in force), "ordered" (a person plans) and "given back", "stopped", "pace 0.5", "held", "done";
-    "stalled", "oscillates" or "failed again", then "backs off" or "gave up: ..."; and "planner failed: ..."
-    (or "controller"; "garbled" instead of "failed" where the text was at fault and not the software).
+    "went back" (to an earlier subtask with a closed hand: something was dropped), "stalled", "oscillates" or
+    "failed again", then "backs off" or "gave up: ..."; and "planner failed: ..." (or "controller"; "garbled"
+    instead of "failed" where the text was at fault and not the software).
     looked: whether this tick used an observation; then `said` is what the planner wrote (also a "done" that
     is not believed yet) and `seconds` is what that look took, plan and chunk together. Under a realtime clock
     `said` comes `age` ticks after the observation that it was written on. thinking: seconds that the levels

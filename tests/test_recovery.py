@@ -113,6 +113,16 @@ def test_at_the_second_failure_a_planner_is_asked_for_something_else():
     assert steps[kept[-1] + 1].plan == PICK
 
 
+def test_a_planner_that_goes_back_with_a_closed_hand_has_seen_something_fall():
+    agent = Agent(Script(PICK, PUT, PICK, PUT), execute=4)
+    agent.reset("put the red block away")
+    events = [s.events for s in run(agent, 16) if s.looked]
+    assert ["went back" in e for e in events] == [False, False, True, False]
+    opened = Agent(Script(PICK, PUT, PICK, chunks=[-np.ones((10, 7))] * 9), execute=4)
+    opened.reset("put the red block away")
+    assert not any("went back" in s.events for s in run(opened, 16))
+
+
 def test_an_instruction_in_the_subtask_s_place_is_never_stuck():
     agent = Agent(Script(PICK), "none", execute=4, recovery=QUICK)
     agent.reset("go")
