@@ -81,7 +81,7 @@ class Looking:
         beside = self.clock.beside
         if beside is not None:
             return self._now >= self._due[lane] and (not beside.busy(lane) or beside.ready())
-        coming = any(answer.at <= self._now and answer.said is not None for answer in self._answers)
+        coming = any(answer.at <= self._now and answer.planned for answer in self._answers)
         return self._looks(lane) or (lane == "chunk" and coming and not self._busy(lane))
 
     # -- what has come of it
@@ -95,7 +95,7 @@ class Looking:
             if answer.revision != self.revision:
                 events += [f"late {answer.lane} dropped", *answer.failed]
                 continue
-            if answer.said is not None or answer.ordered is not None:
+            if answer.planned:
                 heard, before = answer, self.plan
                 self._believe(answer.said, answer.ordered, events)
                 changed = self.plan is not None and (before is None or before.text != self.plan.text)
@@ -178,7 +178,7 @@ class Looking:
         answer.seconds -= sum(ask.waited for ask in asked)
         self._late = late if lane != "plan" else self._late
         if lane == "plan":
-            again = RETRY if answer.said is None and answer.ordered is None else self.execute
+            again = self.execute if answer.planned else RETRY
         elif answer.chunk is None:
             again = RETRY
         else:  # the next one has to be there before this one is used up
@@ -190,7 +190,7 @@ class Looking:
 
     def _write(self, observation: Observation, answer: Answer, asked: list[Ask]) -> Asking[None]:
         """A plan, the planner's or somebody else's, into the answer."""
-        order, _ = self._orders.present(self._trace, self._now)
+        order = self._orders.present
         given = observation, self.memory, self.said
         try:
             if self._now < self._retreat and self.recovery.home is not None:

@@ -125,12 +125,8 @@ class Agent(Looking):
             self.clock.beside.forget()
         self._hand.reset()
         self._news: list[str] = []
-        self._orders, self._retreat = Orders(), 0  # until which tick the hand backs off
-        self._swung = False  # between plans: the next one is kept for a while
-        self._refused: tuple[str, ...] = ()  # subtasks that led nowhere
-        self._trace = Trace(self.clock.rate)
-        watched = self.recovery is not None and self.planner != "none"  # an instruction may take its time
-        self._watch = Watch(self.recovery) if watched else None
+        self._orders, self._trace = Orders(), Trace(self.clock.rate)
+        self._hope()
 
     # -- what a person may do
 
@@ -140,9 +136,11 @@ class Agent(Looking):
         """
         if self.instruction is None:
             raise UserError("agent: expected reset(instruction) before say(text)")
-        said = talk.understand(text, self.instruction, self.plan.subtask if self.plan else "")
+        parts = self._trace.parts
+        said = talk.understand(text, self.instruction, parts[-1].subtask if parts else "")
         if said.kind == "instruction":
             self.instruction = self._checked(said.text)
+            self._orders = Orders()  # it is about something else
             self._anew("correction")
             self._news.append("corrected")
             return self.instruction
@@ -151,6 +149,7 @@ class Agent(Looking):
             return f"subtask: {said.text}" if said.text else "the planner plans again"
         if said.kind in ("slower", "faster"):
             self._news.append(f"pace {self._hand.change_pace(said.kind == 'faster'):g}")
+            self._due = dict.fromkeys(self._lanes, self._now)  # a chunk lasts shorter or longer now
         elif said.kind == "put back":
             way = orders.way_to_put_back(self._plans, self._hand.closed)
             self._orders.errand(way, self._now)
@@ -190,8 +189,6 @@ class Agent(Looking):
         """After a stop, an errand, or after it gave up."""
         self._orders.go_on()
         self._anew("go on")
-        if self._watch is not None:
-            self._watch = Watch(self._watch.rules, max(0, len(self._trace.parts) - 1), self._now)
 
     # -- one tick
 
@@ -294,7 +291,10 @@ class Agent(Looking):
 
     def _judge(self, events: list[str]) -> None:
         """How it goes: whether an errand has ended, whether it is stuck, and what then."""
-        if self._orders.present(self._trace, self._now)[1]:
+        ended = self._orders.advance(self._trace, self._now)
+        if ended is not None:
+            self._call = ("next",)
+        if ended == "errand":
             self.stop()
             events += self._news
             self._news = []
@@ -310,11 +310,11 @@ class Agent(Looking):
             events.append(f"gave up: {self.gave_up}")
             return
         events.append("backs off")
+        self._anew("recovery", drop=False)
         self._refused = self._watch.refused if tries > 1 else ()
         self._swung = bool(self._refused) or wrong != "stalled"
         ticks = math.ceil(rules.retreat * self.clock.rate)
         self._retreat = self._watch.begun = self._now + ticks
-        self._anew("recovery", drop=False)
         if rules.home is None:
             back = recovery.way_back(self._trace, ticks, self.rest == "last")
             self._hand.begin(ActionChunk(back, "back off"), passed=self._hand.done)
@@ -327,14 +327,28 @@ class Agent(Looking):
         return why(self.replan, Moment(self._now, self._trace, self._asked, self.said))
 
     def _anew(self, call: str, drop: bool = True) -> None:
-        """What was thought before no longer counts; think at once. drop: the plan in force, too."""
+        """What was thought before no longer counts; think at once. drop: nor do the plan in force, a retreat
+        and what was tried so far.
+        """
         self.revision += 1
         self.stopped, self.gave_up = False, None
+        if drop:
+            self._orders.let_go()
+            self._hope()
         self.said, self._call = None, (call,)
         self.plan = None if drop else self.plan
         self._done_looks = 0
         self._hand.drop()
         self._due = dict.fromkeys(self._lanes, self._now)
+
+    def _hope(self) -> None:
+        """As if nothing had gone wrong so far."""
+        self._retreat = 0  # until which tick the hand backs off
+        self._swung = False  # between plans: the next one is kept for a while
+        self._refused: tuple[str, ...] = ()  # subtasks that led nowhere
+        watched = self.recovery is not None and self.planner != "none"  # an instruction may take its time
+        since = max(0, len(self._trace.parts) - 1)
+        self._watch = Watch(self.recovery, since, self._now) if watched else None
 
     def _hold(self) -> np.ndarray:
         if self._hand.last is not None or self.rest == "last":

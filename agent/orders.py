@@ -44,26 +44,34 @@ class Orders:
         self._kept = replace(plan, target=None, origin="kept", tokens=())
         self._since, self._until = tick, until
 
+    def let_go(self) -> None:
+        """What was kept is of another moment."""
+        self._kept = None
+
     def go_on(self) -> None:
         """An errand is over; what a person ordered stands."""
         if self._errand:
             self.left, self._errand = [], False
 
-    def present(self, trace: Trace, tick: int) -> tuple[Plan | None, bool]:
-        """The order in force; and whether an errand ended just now."""
-        if self._kept is not None:
-            if tick >= self._until or grasped(trace, tick - self._since, LET):
-                self._kept = None
-            elif not self.left:
-                return self._kept, False
-        if len(self.left) > 1 or (self._errand and self.left):
-            if grasped(trace, tick - self._since, SETTLE):
-                self.left.pop(0)
-                self._since = tick
-                if not self.left:
-                    self._errand = False
-                    return None, True
-        return (self.left[0] if self.left else None), False
+    @property
+    def present(self) -> Plan | None:
+        """The order in force."""
+        return self.left[0] if self.left else self._kept
+
+    def advance(self, trace: Trace, tick: int) -> str | None:
+        """At each look: whether something ended by now; "errand" if it was the last of one."""
+        if self._kept is not None and (tick >= self._until or grasped(trace, tick - self._since, LET)):
+            self._kept = None
+            return "kept"
+        going = len(self.left) > 1 or (self._errand and self.left)
+        if not going or not grasped(trace, tick - self._since, SETTLE):
+            return None
+        self.left.pop(0)
+        self._since = tick
+        if self.left:
+            return "order"
+        self._errand = False
+        return "errand"
 
 
 def way_to_put_back(said: list[Plan], closed: bool) -> list[Plan]:

@@ -58,3 +58,8 @@ class Answer:
     chunk: ActionChunk | None = None
     seconds: float = 0.0
     failed: list[str] = field(default_factory=list)
+
+    @property
+    def planned(self) -> bool:
+        """Whether there is a plan in it."""
+        return self.said is not None or self.ordered is not None

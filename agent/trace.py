@@ -27,12 +27,13 @@ class Part(NamedTuple):
 
 @dataclass
 class Trace:
-    """seen: (tick, state (D,), small grey picture of the first camera or None) of each look. sent: the action
-    of each tick. parts: the subtasks in force, in the order they came.
+    """seen: (tick, state (D,)) of each look. pictures: of the first camera at the last two, None where there
+    was none. sent: the action of each tick. parts: the subtasks in force, in the order they came.
     """
 
     rate: float
-    seen: deque[tuple[int, np.ndarray, np.ndarray | None]] = field(init=False)
+    seen: deque[tuple[int, np.ndarray]] = field(init=False)
+    pictures: deque[np.ndarray | None] = field(default_factory=lambda: deque(maxlen=2))
     sent: deque[np.ndarray] = field(init=False)
     parts: list[Part] = field(default_factory=list)
 
@@ -41,9 +42,8 @@ class Trace:
         self.seen, self.sent = deque(maxlen=kept), deque(maxlen=kept)
 
     def see(self, tick: int, observation: Observation) -> None:
-        image = next(iter(observation.images.values()), None)
-        picture = None if image is None else small(image)
-        self.seen.append((tick, np.atleast_2d(observation.state)[-1], picture))
+        self.pictures.append(next(iter(observation.images.values()), None))
+        self.seen.append((tick, np.atleast_2d(observation.state)[-1]))
 
     def plan(self, tick: int, plan: Plan) -> None:
         """This plan is in force now."""
@@ -53,7 +53,7 @@ class Trace:
 
     def since(self, tick: int) -> list[np.ndarray]:
         """The states seen from then on."""
-        return [state for at, state, _ in self.seen if at >= tick]
+        return [state for at, state in self.seen if at >= tick]
 
 
 def small(image: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from agent.trace import Trace
+from agent.trace import Trace, small
 from backbone.errors import UserError
 from highlevel.plan import Plan
 
@@ -111,10 +111,10 @@ class Perturbation:
     name: ClassVar[str] = "perturbation"
 
     def calls(self, moment: Moment) -> bool:
-        seen = list(moment.trace.seen)[-2:]
-        if len(seen) < 2 or any(picture is None for *_, picture in seen):
+        pictures = list(moment.trace.pictures)
+        if len(pictures) < 2 or any(picture is None for picture in pictures):
             return False
-        before, now = (picture for *_, picture in seen)
+        before, now = map(small, pictures)
         if before.shape != now.shape:
             return False
         from scipy.ndimage import label

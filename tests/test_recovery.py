@@ -9,6 +9,7 @@ from test_agent import OBSERVATION, PICK, PUT, Script, run
 from agent.loop import Agent
 from agent.recovery import Recovery, Watch, way_back
 from agent.trace import Trace
+from agent.when import read_rules
 from backbone.errors import UserError
 from highlevel.plan import Plan
 
@@ -159,3 +160,47 @@ def test_bad_settings_are_told():
         Recovery(patience=0)
     with pytest.raises(UserError, match="at least 2 returns"):
         Recovery(returns=1)
+
+
+@pytest.mark.parametrize("when", ["while it backs off", "while a plan is kept"])
+def test_a_correction_counts_at_once(when):
+    """What recovery was at is about the old instruction."""
+    policy = Script(PICK, PUT, PICK, PUT, PICK, PICK)
+    agent = Agent(policy, execute=4, recovery=QUICK)
+    agent.reset("put the red block away")
+    steps = run(agent, 21)
+    assert "oscillates" in steps[20].events and steps[20].plan.subtask == "done"
+    if when == "while a plan is kept":
+        steps = run(agent, 12)
+        assert steps[-1].plan.origin == "kept"
+    policy.plans = [PUT]
+    agent.say("clear the table")
+    step = agent.step(OBSERVATION)
+    assert step.plan == PUT and step.subtask == PUT.text and step.why == ("correction",)
+
+
+def test_a_new_instruction_ends_an_order_and_an_errand():
+    policy = Script(PICK)
+    agent = Agent(policy, execute=4)
+    agent.reset("put the red block away")
+    run(agent, 6)
+    agent.order("press the red button <loc0512><loc0512>")
+    agent.say("clear the table")
+    assert agent.step(OBSERVATION).plan == PICK and not agent.ordered
+
+
+def test_an_errand_goes_on_under_sparse_rules():
+    policy = Script(PICK, PUT)
+    agent = Agent(policy, execute=4, replan=read_rules("interval:100"))
+    agent.reset("put the red block away")
+    run(agent, 6)
+    agent.go_on()
+    run(agent, 4)
+    assert agent.plan == PUT
+    policy.chunks = [np.full((10, 7), -1.0)] + [np.ones((10, 7))] * 8 + [np.full((10, 7), -1.0)] * 30
+    agent.step(OBSERVATION if agent.needs_observation else None)
+    run(agent, 3)
+    agent.say("put it back")
+    subtasks = [s.plan.subtask for s in run(agent, 110)]
+    assert subtasks[0] == "pick up the red block" and subtasks[-1] == "put the red block on the table"
+    assert agent.stopped

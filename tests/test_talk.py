@@ -96,9 +96,8 @@ def test_slower_does_the_same_way_in_more_time():
     agent.say("slower")
     assert agent.pace == 0.5
     steps = run(agent, 8)
-    assert steps[0].events == ("pace 0.5",)
-    assert [round(float(s.action[0]), 2) for s in steps[:4]] == [0.1, 0.1, 0.0, 0.0]  # and then it looks
-    assert [round(float(s.action[0]), 2) for s in steps[4:]] == [0.05, 0.05, 0.1, 0.1]
+    assert steps[0].events == ("pace 0.5", "planned")  # it looks: the chunk lasts longer now
+    assert [round(float(s.action[0]), 2) for s in steps] == [0.0, 0.0, 0.05, 0.05, 0.1, 0.1, 0.15, 0.15]
     assert all(s.action[6] == 1.0 for s in steps)
     agent.say("faster")
     assert agent.pace == 1.0
