@@ -10,6 +10,7 @@ COMMANDS = {
     "demo": "sit beside it at a terminal: see what it sees and thinks, talk to it, disturb it",
     "replay": "recorded runs once more: the same, bit by bit?",
     "evaluate": "success over many seeds, with intervals, per family",
+    "serve": "the agent for robots elsewhere: openpi's websocket protocol, many clients on one network",
     "report": "a page from the results of one run, of several side by side, or of blame",
     "compare": "is one agent better than another? results on the same seeds, pair by pair",
     "blame": "which level fails, and does the language matter: planners x controllers",
