@@ -63,13 +63,13 @@ def main(
     session_minutes: how long after their last request.
     queue: requests of a session at a time.
     patience: seconds that a request with an id may wait for its turn.
-    verbose: also tell who comes and goes, and what is refused.
+    verbose: also tell who comes and goes.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(Sparing())
     LOG.handlers[:], LOG.propagate = [handler], False
-    LOG.setLevel(logging.INFO)
+    LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
     limits = Limits(connections, message_mb << 20, sessions, 60 * session_minutes, queue, patience)
     levels = {"checkpoint": checkpoint, "planner": planner, "robot": robot, "device": device}
     how = {"prepare": prepare, "batch": batch, "prompt": prompt, "rate": rate, "limits": limits}
@@ -77,7 +77,11 @@ def main(
     serving = Serving(**levels, host=host, port=port, keys=api_keys(api_key_file), **tls, **how)
     if not serving.loopback and not serving.keys:
         LOG.warning("warning: whoever reaches %s can drive this policy; set %s", host, KEY)
-    asyncio.run(_serve(Server(serving)))
+    server = Server(serving)
+    asyncio.run(_serve(server))
+    if server.thinking:  # a planner that hangs, or a network that was still loaded
+        sys.stderr.flush()
+        os._exit(0)
     return 0
 
 

@@ -222,8 +222,11 @@ def dialect(env: EvaluationEnv) -> Dialect:
     """What a language model is told of the controller: on the tabletop how subtasks are worded there, all of
     them and whatever the scene; elsewhere nothing, and it does not point.
     """
-    if not isinstance(env, TabletopEnv):
-        return Dialect(camera=None)
+    return spoken() if isinstance(env, TabletopEnv) else Dialect(camera=None)
+
+
+def spoken() -> Dialect:
+    """How subtasks are worded on the tabletop."""
     puts = L.put_in_bin("red", "blue"), L.put_in_box("red"), L.put_in_drawer("red"), L.put_on_table("red")
     mats = tuple(L.put_on_mat("red", side) for side in L.SIDES)
     stacks = L.stack_on("red", "blue"), L.stack_on("green", "red", 2)

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from agent.clock import SYNC
 from agent.pair import Pair
 from agent.planners import is_foreign_planner, open_planner
 from agent.robots import format_of, resize_with_pad
+from agent.serving.question import Shown
 from agent.serving.settings import Serving
 from agent.sound import line
 from backbone.errors import UserError
 from backbone.observation import Observation
+from highlevel.language_model import Dialect
 
 PROTOCOL = 1  # of the keys beside openpi's
 SMALL = 100e6  # parameters: so small a network is no faster on several cores, and slower on busy ones
@@ -45,7 +48,7 @@ class Served:
             torch.set_num_threads(1)
         self.planner = serving.planner
         if is_foreign_planner(serving.planner):
-            self.planner = open_planner(serving.planner, device=serving.device)
+            self.planner = open_planner(serving.planner, self._dialect(), serving.device)
         self.apart = not isinstance(self.planner, str)
         self.pair()  # tells at once that there is no such planner
         reader = getattr(self.policy, "reader", None)
@@ -67,19 +70,23 @@ class Served:
         """The two levels for one session."""
         return Pair(self.policy, self.planner, None, SYNC)
 
-    def observe(self, message: Mapping) -> Observation | None:
-        """What a client shows, fitted to what the network wants; None where it shows nothing. UserError where
-        it does not fit.
+    def observe(self, message: Mapping) -> Shown:
+        """What a client shows, fitted to what the network wants, and for a planner apart in squares as large
+        as they came; None where it shows nothing. UserError where it does not fit.
         """
         if not self.format.shows(message):
-            return None
+            return None, None
         seen = self.format.observation(message)
         images = {name: image for name, image in seen.images.items() if name in self.cameras}
         if self._fits:
             images = {name: np.array(resize_with_pad(i, *self.cameras[name])) for name, i in images.items()}
         found = Observation(images, seen.state, seen.instruction)
         self.policy.check(found)
-        return found
+        if not self.apart:
+            return found, None
+        sides = {name: (max(image.shape[:2]),) * 2 for name, image in seen.images.items()}
+        squares = {name: np.array(resize_with_pad(seen.images[name], *side)) for name, side in sides.items()}
+        return found, replace(found, images=squares)  # where a plan points is the same place in both
 
     @functools.lru_cache(maxsize=512)  # noqa: B019 (there is one of these, as long as the process)
     def check_prompt(self, prompt: str) -> None:
@@ -105,6 +112,16 @@ class Served:
         if self.serving.prepare == "eager":
             return asked
         return min(1 << (asked - 1).bit_length(), max(asked, self.serving.batch))
+
+    def _dialect(self) -> Dialect:
+        """What a language model is told of the controller: how the tabletop's subtasks are worded, where the
+        network has words of its own, which are that world's.
+        """
+        if self.policy.network.preset.vocabulary:
+            from agent.evaluation.planners import spoken
+
+            return spoken()
+        return Dialect(camera=None)
 
     def _check(self, needed: set[str]) -> None:
         robot, shown = self.serving.robot, {*self.format.cameras.values(), *self.format.optional.values()}

@@ -16,7 +16,8 @@ from backbone.observation import Observation
 
 WANTS = ("both", "plan", "actions")
 NAME = 64  # characters of a session's name, and of an id
-PROMPT = 1000  # characters of a prompt
+SAID = 1000  # characters of what a person says
+Shown = tuple[Observation | None, Observation | None]
 
 
 class Refused(UserError):
@@ -29,11 +30,13 @@ class Refused(UserError):
 
 @dataclass(frozen=True)
 class Question:
-    """`reset`: the seed of a new episode. `subtask`: in the planner's place; "" gives it back. `memory`,
-    `previous`: instead of the session's own. Whatever is None was not said.
+    """`observation`: what is shown, as the network wants it; `whole`: as a planner apart does. `reset`: the
+    seed of a new episode. `subtask`: in the planner's place; "" gives it back. `memory`, `previous`: instead
+    of the session's own. Whatever is None was not said.
     """
 
     observation: Observation | None = None
+    whole: Observation | None = None
     prompt: str | None = None
     id: int | str | None = None
     session: str | None = None
@@ -52,8 +55,10 @@ class Question:
         return self.memory is not None or self.previous is not None or self.want == "plan"
 
 
-def read(frame: bytes | str, observe: Callable[[Mapping], Observation | None], action_dim: int) -> Question:
-    """The question in a frame; Refused where it is none. observe: what is shown in a message, if anything."""
+def read(frame: bytes | str, observe: Callable[[Mapping], Shown], action_dim: int) -> Question:
+    """The question in a frame; Refused where it is none. observe: what is shown in a message, if anything, as
+    the network wants it and as a planner apart does.
+    """
     born, id = time.perf_counter(), None
     try:
         if isinstance(frame, str):
@@ -65,16 +70,19 @@ def read(frame: bytes | str, observe: Callable[[Mapping], Observation | None], a
         want = message.get("want", "both")
         if not isinstance(want, str) or want not in WANTS:
             raise UserError(f"want: expected one of {', '.join(WANTS)}, got {str(want)[:40]!r}")
+        observation, whole = observe(message)
         found = Question(
-            observation=observe(message),
-            prompt=_text(message, "prompt", PROMPT),
+            observation=observation,
+            whole=whole,
+            prompt=_text(message, "prompt", SAID),
             id=id,
             session=_text(message, "session", NAME),
             reset=_seed(message.get("reset")),
             want=want,
             committed=_committed(message.get("committed"), action_dim),
             born=born,
-            **{name: _text(message, name) for name in ("say", "subtask", "memory", "previous")},
+            say=_text(message, "say", SAID),
+            **{name: _text(message, name) for name in ("subtask", "memory", "previous")},
         )
         if found.session == "":
             raise UserError(f"session: expected 1 to {NAME} characters, got none")

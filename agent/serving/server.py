@@ -22,7 +22,7 @@ from agent.serving import access
 from agent.serving.lines import connection_class, quiet_logger
 from agent.serving.metrics import Metrics
 from agent.serving.model import Served, load
-from agent.serving.question import Question, Refused, read
+from agent.serving.question import Question, read
 from agent.serving.session import Session
 from agent.serving.settings import Serving
 from agent.serving.worker import Late, Worker
@@ -44,6 +44,7 @@ class Server:
         self.served: Served | None = None
         self.metrics = Metrics()
         self.port: int | None = None
+        self._ready, self._stopping = asyncio.Event(), asyncio.Event()
         self._tls = None
         if serving.certificate is not None:
             self._tls = access.tls(serving.certificate, serving.private_key)
@@ -65,7 +66,6 @@ class Server:
 
     async def run(self) -> None:
         """Listen, load, serve; until `stop`, then finish what is under way."""
-        self._ready, self._stopping = asyncio.Event(), asyncio.Event()
         server = await self._listen()
         self.port = server.sockets[0].getsockname()[1]
         sweeping = asyncio.create_task(self._sweep())
@@ -96,6 +96,16 @@ class Server:
     def stop(self) -> None:
         """Say so from the event loop's thread."""
         self._stopping.set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the network is loaded and warm."""
+        return self._ready.is_set()
+
+    @property
+    def thinking(self) -> bool:
+        """Whether some thread is still at work, after `run`."""
+        return any(worker.alive for worker in (self.inference, self.readers, self.planners))
 
     def about(self) -> str:
         s = self.serving
@@ -171,7 +181,7 @@ class Server:
         """Metadata, then frames until one side ends."""
         closed = needed("websockets.exceptions").ConnectionClosed
         self._lines.add(line)
-        LOG.info("%s: connected", peer(line))
+        LOG.debug("%s: connected", peer(line))
         ending = asyncio.create_task(self._stopping.wait())
         client = Client(self, line)
         try:
@@ -189,7 +199,7 @@ class Server:
             ending.cancel()
             client.close()
             self._lines.discard(line)
-            LOG.info("%s: gone", peer(line))
+            LOG.debug("%s: gone", peer(line))
 
     # -- what a question needs
 
@@ -355,6 +365,3 @@ def peer(line) -> str:
     """A client's address, for people."""
     found = line.remote_address
     return f"{found[0]}:{found[1]}" if found else "somebody"
-
-
-__all__ = ["Client", "Refused", "Server", "peer"]

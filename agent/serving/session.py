@@ -201,11 +201,15 @@ class Session:
             return await self._ordered(observation, question)
         if self.served.apart and not question.stateless:
             return await self._beside(observation, question)
+        if self.served.apart and question.whole is not None:
+            shown = question.whole.with_instruction(self.instruction)
+        else:
+            shown = observation
         memory = self.memory if question.memory is None else question.memory
         before = self.said if question.previous is None else self.plans.get(question.previous)
         revision, garbled = self.revision, None
         try:
-            said, chunk = await self._write(observation, memory, before, question)
+            said, chunk = await self._write(shown, memory, before, question)
             self._remember(said)
         except UserError as error:
             if question.stateless or self.plan is None:
@@ -253,9 +257,10 @@ class Session:
     async def _beside(self, observation: Observation, question: Question) -> tuple[Plan, Any]:
         """A planner apart thinks beside: it is waited for only where there is no plan yet."""
         if self.thought is None or self.thought.done():
-            self.thought = asyncio.create_task(self._think(observation, self.revision, question))
+            whole = (question.whole or observation).with_instruction(self.instruction)
+            self.thought = asyncio.create_task(self._think(whole, self.revision, question))
         if self.plan is None:
-            await asyncio.shield(self.thought)
+            await asyncio.wait([self.thought])
         if self.plan is None:
             raise UserError(self.events.pop() if self.events else "planner: expected a plan, got none")
         return self.plan, await self._act(observation, self.plan.text, question)
@@ -270,9 +275,11 @@ class Session:
             if revision == self.revision:
                 self.events.append(f"planner failed: {line(error)}")
             return
-        if revision == self.revision:
+        if revision == self.revision and said.subtask.strip():
             self._remember(said)
             self._believe(said, question.born)
+        elif revision == self.revision:
+            self.events.append("planner garbled: no subtask")
 
     def _believe(self, said: Plan, seen: float) -> None:
         """Take a plan, as the loop does: a "done" that is said once leaves what was being done."""

@@ -86,6 +86,10 @@ class Worker:
         for thread in self._threads:
             thread.join(max(0.0, until - time.perf_counter()))
 
+    @property
+    def alive(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
     def _run(self) -> None:
         while (group := self._next()) is not None:
             self._answer(group)
@@ -124,7 +128,7 @@ class Worker:
             answers = answer_together(asks, self.rows(len(asks)))
         except BaseException as error:  # SystemExit: a level has no say in whether the server goes on
             answers = [RuntimeError(line(error))] * len(asks)
-        if self.told is not None:
+        if self.told is not None and asks[0].kind:
             self.told(asks)
         for question, answer in zip(group, answers, strict=True):
             question.future.set_result(answer)
