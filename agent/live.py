@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from agent.loop import Agent
 from agent.safety import Safety
 from agent.sound import line
 from agent.step import Step
-from agent.watchdog import FROZEN, Eyes, Faults
+from agent.watchdog import FROZEN, MOTION, Eyes, Faults
 from backbone.errors import UserError
 
 OVERRUN = 1.5  # periods between two actions, from which on a tick counts as late
@@ -34,10 +34,15 @@ GAP = 0.5  # seconds in which nothing was done, from which on what was thought b
 
 
 class Robot(Protocol):
-    """What is acted on: a world that `envs.contract` describes, or a real robot."""
+    """What is acted on: a world that `envs.contract` describes, or a real robot. It may also have `hand()`,
+    its position in metres (3,) or None, for a box to stay in; and `position()`, the action (A,) that holds it
+    where it is, or None: there it begins, and goes on after it was gone.
+    """
 
     def look(self) -> dict[str, Any]:
-        """{"pixels": {camera: (H, W, 3) uint8}, "agent_pos": (D,) float32} of the present."""
+        """{"pixels": {camera: (H, W, 3) uint8}, "agent_pos": (D,) float32} of the present, and "time" when it
+        was taken (`time.perf_counter`), if that is another.
+        """
 
     def step(self, action: np.ndarray) -> Any:
         """Send an action; returns at once."""
@@ -117,19 +122,28 @@ def act_live(
     watch: Callable[[Step, int], bool | None] | None = None,
     first: float = FIRST,
     frozen: int | None = FROZEN,
+    always: bool = False,
+    motion: float | Sequence[float] = MOTION,
 ) -> Cadence:
     """Run an agent, which has been reset, for so long, or until `watch` (given each step and its tick) says
     True.
 
     first: seconds that it may take until something has been thought; what is done before (warming up) does
     not count as time. frozen: ticks after which a picture that stays the same counts as dead while the robot
-    moves; None for never. UserError if the agent's clock has no threads, if its rate is not the robot's, or
-    where nothing comes in that time. What the robot or the agent raises before the robot was moved is raised;
+    moves (`motion`: metres or radians, at least); None for never.
+
+    always: look at every tick, where pictures are cheap, as a real robot's are. Then `safety.stale` may be a
+    few ticks: a camera that is dead, or frozen for so long (then it is not believed until it changes), and a
+    robot that does not answer are braked for; after each the agent looks anew.
+
+    UserError if the agent's clock has no threads, if its rate is not the robot's, or where nothing comes in
+    that time. What the robot or the agent raises before the robot was moved is raised;
     later it is an event, and the robot is held until it is over. Whatever ends the run otherwise (an error,
     Ctrl-C) brakes the robot first (`halt`).
     """
+    eyes = Eyes(robot.look, frozen, motion, not always)
     try:
-        return _act(agent, robot, safety, seconds, watch, first, frozen)
+        return _act(agent, robot, safety, seconds, watch, first, eyes, always)
     except BaseException:
         with suppress(Exception):  # what went wrong first is what is told
             halt(robot, safety)
@@ -143,7 +157,7 @@ def halt(robot: Robot, safety: Safety) -> None:
         return  # it was told nothing yet, and where its joints are is not known
     rate = safety.limits.rate
     for _ in range(math.ceil(rate)):
-        robot.step(safety(None))
+        robot.step(safety(None, getattr(robot, "hand", lambda: None)()))
         if safety.resting:
             return
         time.sleep(1 / rate)
@@ -156,7 +170,8 @@ def _act(
     seconds: float,
     watch: Callable[[Step, int], bool | None] | None,
     first: float,
-    frozen: int | None,
+    eyes: Eyes,
+    always: bool,
 ) -> Cadence:
     beside, rate = agent.clock.beside, agent.clock.rate
     if beside is None:
@@ -164,18 +179,23 @@ def _act(
     if rate != safety.limits.rate:
         raise UserError(f"rate: expected {safety.limits.rate} a second of this robot, got {rate}")
     cadence, period, size = Cadence(rate), 1.0 / rate, len(safety.limits.low)
-    eyes, faults, beside.first = Eyes(robot.look, frozen), Faults(), first
+    faults, beside.first = Faults(), first
+    hand, position = (getattr(robot, name, lambda: None) for name in ("hand", "position"))
+    if safety.tick == 0 and (at := position()) is not None:
+        safety.reset(at)
     grace = agent.clock.grace
     phase = grace + SPARE * period if grace else 0.0
     began = done = time.perf_counter()
-    due, acted, moved, reason, tick = began, False, False, "", 0
+    due, acted, moved, gone, reason, tick = began, False, False, False, "", 0
     while True:
         started = time.perf_counter()
         observation, tick = None, tick + 1
-        if agent.needs_observation:
+        if always or agent.needs_observation:
             with faults.caught("camera", early=eyes.first is None):
                 observation = eyes.look(agent.instruction, tick)
-                safety.seen(started)
+                safety.seen(eyes.sure if always else started)
+                if gone and (at := position()) is not None:
+                    safety.found(at)
         seen = time.perf_counter()
         step = Step(None, "", None)  # None: hold
         with faults.caught("agent", early=not acted):
@@ -189,11 +209,13 @@ def _act(
             faults.end("clock")
         if not acted and step.action is not None and np.shape(step.action) != (size,):
             raise UserError(f"action: expected {size} numbers of this robot, got {np.shape(step.action)}")
-        action = safety(step.action, now=time.perf_counter())
+        action = safety(step.action, hand(), time.perf_counter())
         thought = time.perf_counter()
         if safety.refused is None:
             faults.end("safety")
         else:
+            if always and safety.refused == "stale" and "safety" not in faults:
+                agent.look_again()  # what it has in mind goes by without it
             faults.begin("safety", f"held: {safety.refused}")
         held = "held" in step.events or safety.refused is not None
         if not acted and held:
@@ -212,6 +234,9 @@ def _act(
             reached = moved = True
         if not reached:
             safety.lost()
+        if always and gone == reached:  # it begins, or is over
+            gone = not reached
+            agent.look_again()
         done = time.perf_counter()
         if acted:
             cadence.add(step, started, seen, thought, sent, done, held)

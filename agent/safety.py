@@ -116,6 +116,11 @@ class Safety:
         self._at = self._before
         self._moving = np.where(self._positions, 0.0, self._moving)
 
+    def found(self, position: Sequence[float]) -> None:
+        """It was out of our hands, and is here (A,) now, at rest."""
+        self._at = self._before = np.clip(np.asarray(position, float), self._low, self._high)
+        self._moving = np.zeros(len(self._low))
+
     def __call__(self, action, hand: Sequence[float] | None = None, now: float | None = None) -> np.ndarray:
         """What the robot may do, (A,) float32: the action as nearly as the limits allow; None holds it still.
         hand: its position in metres (3,), needed to keep it in a box. now: seconds, to tell whether

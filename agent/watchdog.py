@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,16 +24,29 @@ class Eyes:
     """Looks, and believes what it sees if it is like what was seen first, and the pictures live.
 
     look: gives {"pixels": {camera: (H, W, 3) uint8}, "agent_pos": (D,) float}. frozen: see FROZEN; None for
-    pictures that may stand still. Pictures are copied: a driver may write into them again.
+    pictures that may stand still. motion: see MOTION, or that of
+    each number of the state. again: whether a picture is believed again after a while.
+    Pictures are copied: a driver may write into them again.
+
+    sure: since when (`time.perf_counter`) what is shown may be old: when the last observation that was
+    believed was taken, or, of a camera that shows the same since the robot moved, the last before that.
     """
 
-    def __init__(self, look: Callable[[], Mapping[str, Any]], frozen: int | None = FROZEN):
-        self._look, self._frozen = look, frozen
+    def __init__(
+        self,
+        look: Callable[[], Mapping[str, Any]],
+        frozen: int | None = FROZEN,
+        motion: float | Sequence[float] = MOTION,
+        again: bool = True,
+    ):
+        self._look, self._frozen, self._motion, self._again = look, frozen, motion, again
         self.first: Observation | None = None  # believed as it is: whoever reads it checks it
+        self.sure: float | None = None
         self._pictures: dict[str, _Picture] = {}
 
     def look(self, instruction: str, tick: int) -> Observation:
         """The present. UserError, in one line, for what cannot be believed; and whatever `look` raises."""
+        began = time.perf_counter()
         shown = self._look()
         if not isinstance(shown, Mapping):
             raise UserError(f"observation: expected pixels and agent_pos, got {type(shown).__name__}")
@@ -41,7 +55,10 @@ class Eyes:
         seen = replace(seen, images=images, state=np.array(seen.state))
         if self.first is not None:
             self._check(seen)
-        if self._frozen is not None and (dead := self._dead(seen, tick)):
+        taken = float(shown.get("time", began))
+        if self._frozen is None:
+            self.sure = taken
+        elif dead := self._dead(seen, tick, taken):
             raise UserError(f"camera frozen: {', '.join(dead)}")
         if self.first is None:
             self.first = seen
@@ -64,37 +81,41 @@ class Eyes:
         if not np.isfinite(state).all():
             raise UserError("state wrong: expected finite numbers")
 
-    def _dead(self, seen: Observation, tick: int) -> list[str]:
+    def _dead(self, seen: Observation, tick: int, taken: float) -> list[str]:
         """Cameras whose picture has been the same for too long for how far the robot moved."""
-        dead = []
+        dead: list[str] = []
         for name, image in seen.images.items():
             last = self._pictures.get(name)
             if last is None or not np.array_equal(image, last.image):
-                self._pictures[name] = _Picture(image, tick, seen.state)
+                self._pictures[name] = _Picture(image, tick, seen.state, taken)
                 continue
             # without the sign: a rotation by half a turn may be written either way
-            moved = np.abs(np.abs(seen.state) - np.abs(last.state)).max(initial=0.0)
-            if tick - last.since < self._frozen or moved <= MOTION:
+            moved = np.abs(np.abs(seen.state) - np.abs(last.state))
+            if not (moved > self._motion).any():
+                last.sure = taken
+                continue
+            if tick - last.since < self._frozen:
                 continue
             last.dead = tick if last.dead is None else last.dead
-            if tick - last.dead < AGAIN * 2**last.times:
+            if not self._again or tick - last.dead < AGAIN * 2**last.times:
                 dead.append(name)
             else:
-                self._pictures[name] = replace(
-                    last, since=tick, state=seen.state, dead=None, times=last.times + 1
-                )
+                again = {"since": tick, "state": seen.state, "sure": taken, "dead": None}
+                self._pictures[name] = replace(last, **again, times=last.times + 1)
+        self.sure = min([taken, *(self._pictures[name].sure for name in seen.images)])
         return dead
 
 
 @dataclass
 class _Picture:
-    """Of a camera, since which tick it is the same, and where the robot was then. dead: since which tick it
-    is not believed; times: how often it was again, as there was no other.
+    """Of a camera, since which tick it is the same, and where the robot was then. sure: see `Eyes`. dead:
+    since which tick it is not believed; times: how often it was again, as there was no other.
     """
 
     image: np.ndarray
     since: int
     state: np.ndarray
+    sure: float
     dead: int | None = None
     times: int = 0
 

@@ -8,6 +8,7 @@ import sys
 COMMANDS = {
     "rollout": "watch the shipped agent read an instruction and do it; saves a video",
     "demo": "sit beside it at a terminal: see what it sees and thinks, talk to it, disturb it",
+    "run": "act on a robot in real time: one of LeRobot's, or the simulated one",
     "replay": "recorded runs once more: the same, bit by bit?",
     "evaluate": "success over many seeds, with intervals, per family",
     "serve": "the agent for robots elsewhere: openpi's websocket protocol, many clients on one network",
