@@ -41,6 +41,7 @@ from agent.trace import Trace
 from agent.when import ALWAYS, Moment, Rule, why
 from backbone.errors import UserError
 from backbone.observation import Observation
+from highlevel.plan import Plan
 from highlevel.planner import Planner
 from lowlevel.controller import ActionChunk, Controller
 
@@ -180,6 +181,16 @@ class Agent(Looking):
         """Whether somebody else than the planner plans."""
         return bool(self._orders.left)
 
+    @property
+    def present_order(self) -> Plan | None:
+        """What somebody else than the planner planned."""
+        return self._orders.left[0] if self._orders.left else None
+
+    @property
+    def last_action(self) -> np.ndarray | None:
+        """(A,) that was sent last, before safety."""
+        return self._hand.last
+
     def stop(self) -> None:
         """Hold still, and keep in mind what was being done."""
         self.stopped = True
@@ -192,11 +203,24 @@ class Agent(Looking):
 
     # -- one tick
 
-    def look_again(self) -> None:
-        """Time went by unseen: what was thought is of another moment. It holds until it has looked."""
+    def look_again(self, call: str = "pause", drop: bool = False) -> None:
+        """Time went by unseen: what was thought is of another moment. It holds until it has looked. drop: nor
+        does the plan in force count.
+        """
         if self.clock.beside is not None:
             self.clock.beside.forget()
-        self._anew("pause", drop=False)
+        self._anew(call, drop)
+
+    def moved(self, action: np.ndarray | None, observation: Observation | Mapping | None = None) -> None:
+        """A tick in which somebody else did this (see `agent.teach`), or held (None); observation: what was
+        seen, if anything was. After the last such tick it has to `look_again`.
+        """
+        if observation is not None:
+            self._seen(observation)
+        if action is not None:
+            self._hand.last = np.array(action, np.float32)
+            self._trace.sent.append(self._hand.last)
+        self._now += 1
 
     @property
     def needs_observation(self) -> bool:
@@ -259,7 +283,7 @@ class Agent(Looking):
             events.append("done")
         if self._idle or not len(self._hand.left):
             events.append("held")
-            action, subtask = self._hold(), self.plan.text if self.plan else ""
+            action, subtask = self.hold(), self.plan.text if self.plan else ""
         else:
             action, subtask = self._hand.act()
         self._hand.last = action
@@ -350,7 +374,8 @@ class Agent(Looking):
         since = max(0, len(self._trace.parts) - 1)
         self._watch = Watch(self.recovery, since, self._now) if watched else None
 
-    def _hold(self) -> np.ndarray:
+    def hold(self) -> np.ndarray:
+        """The action that holds still, the gripper as it is."""
         if self._hand.last is not None or self.rest == "last":
             return self._hand.hold(0)
         acts = self.pair.controller if hasattr(self.pair.controller, "action_dim") else self.policy

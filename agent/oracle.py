@@ -3,12 +3,14 @@
 `OraclePlanner` writes what the teacher would write (with the exact point), so that a controller can be judged
 alone; `TeacherController` moves as the teacher would, so that the loop and a planner's timing can;
 `ObedientController` moves as the teacher would if the subtask were its own, so that a plan can be judged by
-what comes of it. All read the simulator's state, which no learned part ever sees.
+what comes of it; `GuideTeleop` is a person who does as the teacher would (see `agent.teach`). All read the
+simulator's state, which no learned part ever sees.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -56,6 +58,29 @@ class GuideController:
         start = time.perf_counter()
         action = np.asarray(self.guide.label().action, np.float32)
         return ActionChunk(action[None], subtask, seconds=time.perf_counter() - start)
+
+
+class GuideTeleop:
+    """The teacher of any world behind a teleop's interface, and what it would type. names: of an action."""
+
+    instant = True
+
+    def __init__(self, guide: Guide, names: Sequence[str]):
+        self.guide, self.names = guide, tuple(names)
+        self.action_features = dict.fromkeys(self.names, float)
+
+    def connect(self) -> None:
+        self.guide.reset()
+
+    def disconnect(self) -> None: ...
+
+    def get_action(self) -> dict[str, float]:
+        return dict(zip(self.names, np.asarray(self.guide.label().action, float).tolist(), strict=True))
+
+    def typed(self) -> tuple[str, str]:
+        """The lines "subtask: ..." and "memory: ..." for the present moment."""
+        plan = plan_of(self.guide.label())
+        return f"subtask: {plan.text}", f"memory: {plan.memory}"
 
 
 class TeacherController:

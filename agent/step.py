@@ -25,6 +25,8 @@ class Step:
     `said` comes `age` ticks after the observation that it was written on. thinking: seconds that the levels
     took in this tick; waited: how long their questions waited for those of others. why: what called for this
     look's plan (rules of `agent.when`, "start", "correction", ..); empty where only a chunk was made.
+    person: whether a person had the arm (see `agent.teach`; events "taken over", "handed back", "teleop
+    failed: ..", "teleop back").
     """
 
     action: np.ndarray
@@ -40,6 +42,7 @@ class Step:
     waited: float = 0.0
     age: int = 0
     why: tuple[str, ...] = ()
+    person: bool = False
 
 
 @dataclass

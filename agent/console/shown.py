@@ -15,6 +15,7 @@ from highlevel.plan import Plan, Target
 QUIET = ("planned", "replanned", "held", "corrected", "ordered", "given back", "stopped")  # told otherwise
 WARNINGS = ("failed", "garbled: ", "gave up", "stalled", "oscillates", "backs off")
 RETREAT = "back off"  # what is shown of a recovery
+BY_HAND = "by hand"  # of a person who says nothing of it
 PLAINER = {"done": "the agent says: done"}
 PLAINER |= {f"late {lane} dropped": "a late answer is dropped" for lane in ("both", "plan", "chunk")}
 LATEST = 50  # looks, of which the median time is shown
@@ -155,7 +156,7 @@ class Shown:
         self.memory, self.scene, self.target = plan.memory, plan.scene, plan.target
         where = "" if plan.target is None else f"at {plan.target.x * 100:.0f}% {plan.target.y * 100:.0f}%"
         retreats = plan.origin == "recovery"
-        words = RETREAT if retreats else plan.subtask
+        words = RETREAT if retreats else plan.subtask or BY_HAND
         last = self.history[-1] if self.history else None
         if last is not None and not last.end and last.text == words:
             last.where = where

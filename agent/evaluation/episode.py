@@ -215,7 +215,7 @@ class _Log:
             self.course.append([tick / self.rate, round(value, 4)])
 
     def _subtask(self, tick: int, plan: Plan | None) -> None:
-        if plan is None:
+        if plan is None or not plan.subtask:  # a person drives, who says nothing
             return
         last = self.subtasks[-1] if self.subtasks else None
         if last is None or last["text"] != plan.subtask:

@@ -63,10 +63,13 @@ def replay(runs: RunReader, number: int) -> Replayed:
 
 def replay_agent(runs: RunReader, number: int) -> Replayed:
     """The agent again, from the same weights and seed, told the same at the same ticks: states, actions,
-    plans, events. UserError where the run was not `sync`, not by itself, or the weights are others now.
+    plans, events. UserError where the run was not `sync`, not by itself, a person had the arm, or the weights
+    are others now.
     """
     footer, rows = _whole(runs, number)
     run = footer["run"]
+    if any(row["intervention"] for row in rows):
+        raise UserError("replay: a person had the arm in this run, which an agent cannot repeat")
     settings = _settings(run, runs)
     compared = _Compared(rows, settings.controller)
     compared.ended = any(told["what"] == ENDED for told in run["inputs"])

@@ -27,6 +27,7 @@ from highlevel.plan import Target, parse_plan_text
 
 STATISTICS_EVERY = 8  # frames; of every fourth pixel each way
 NOWHERE = (-1.0, -1.0)
+INTERVENTION = "intervention"
 
 
 class Busy(UserError):
@@ -55,6 +56,12 @@ class Runs(EpisodeWriter):
             raise Busy(f"record: another run is writing in '{root}'; choose another folder") from None
         self._lock = lock
         try:
+            there = pq.read_schema(first).names if (first := data_path(root, 0)).exists() else []
+            if "planned_by" in there and INTERVENTION not in there:
+                raise UserError(
+                    f"record: expected runs with a column '{INTERVENTION}' (who had the arm), got older ones "
+                    f"in '{root}'; choose another folder"
+                )
             super().__init__(root, layout)
         except BaseException:
             self.unlock()
@@ -70,7 +77,8 @@ class Runs(EpisodeWriter):
             "memory": scalar("string"),
             "margin": scalar("float32"),
             "planned_by": scalar("string"),  # the plan's origin: decoded, confirmed, person, oracle, ...
-            "acted_by": scalar("string"),  # the controller, or "held"
+            "acted_by": scalar("string"),  # the controller, "person" or "held"
+            INTERVENTION: scalar("bool"),  # a person had the arm
             "looked": scalar("bool"),
             "events": scalar("string"),  # a JSON list
             "why": scalar("string"),  # a JSON list: what called for this tick's plan
@@ -89,7 +97,7 @@ class Runs(EpisodeWriter):
             raise UserError(f"record: expected frames of {had} as in {self.root}, got {layout.robot}")
 
     def row(self, footer: Mapping[str, Any]) -> dict[str, Any]:
-        return {"run": json.dumps(footer["run"])}
+        return {"run": json.dumps(footer["run"]), "interventions": footer.get("interventions", 0)}
 
     def write(self, *given: Any) -> None:
         if self._lock is None:
@@ -123,7 +131,8 @@ def row_of(frame: Frame, actor: str) -> dict[str, Any]:
         "memory": "" if plan is None else plan.memory,
         "margin": np.float32(0.0 if plan is None else plan.margin),
         "planned_by": "" if plan is None else plan.origin,
-        "acted_by": "held" if "held" in step.events else actor,
+        "acted_by": "held" if "held" in step.events else "person" if step.person else actor,
+        INTERVENTION: bool(step.person),
         "looked": bool(step.looked),
         "events": json.dumps(list(step.events)),
         "why": json.dumps(list(step.why)),
@@ -195,6 +204,7 @@ class RunWriter:
         instruction, subtask = ([row[name] for row in rows] for name in ("instruction", "subtask"))
         success = bool(rows[-1]["next.success"])
         about = {"seed": run.seed, "suite": run.suite, "family": run.family, "success": success}
+        about["interventions"] = sum(row[INTERVENTION] for row in rows)  # frames
         about["run"] = self._who | {
             "instruction": run.instruction,
             "asked": run.asked,
@@ -256,6 +266,9 @@ class RunReader:
         columns["margin"] = numbers(table["margin"])[:, 0].astype(np.float32)
         for name in ("memory", "planned_by", "acted_by", "looked", "events", "why", "next.success"):
             columns[name] = table[name].to_pylist()
+        columns[INTERVENTION] = [False] * footer["length"]  # runs of before it was told
+        if INTERVENTION in names:
+            columns[INTERVENTION] = table[INTERVENTION].to_pylist()
         columns["subtask"] = [subtasks[i] for i in table["subtask_index"].to_pylist()]
         columns["instruction"] = [tasks[i] for i in table["task_index"].to_pylist()]
         return [{name: values[t] for name, values in columns.items()} for t in range(footer["length"])]
