@@ -19,7 +19,7 @@ from backbone.layout import Layout
 from backbone.nano import NANO_LAYOUT
 from backbone.tokenizer import EOS, LOC_BINS, PAD, POINT, SCENE, Tokenizer
 from training.cache import Cache
-from training.episodes import AGENT, TEACHER
+from training.episodes import AGENT, PERSON, TEACHER
 
 NEAR, FAR = 4, 10  # frames to a switch that count as near, as far
 COLOURS = {"red", "green", "blue", "yellow", "purple", "orange"}
@@ -105,6 +105,7 @@ class Sampler:
         near_boost: float = 1.0,
         far_boost: float = 1.0,
         agent_boost: float = 1.0,
+        person_boost: float = 1.0,
         held_out: bool = False,
         layout: Layout = NANO_LAYOUT,
         delay: int = 0,
@@ -123,6 +124,7 @@ class Sampler:
         weights = weights * np.where(cache.distance <= NEAR, near_boost, 1.0)
         weights = weights * np.where(cache.distance >= FAR, far_boost, 1.0)
         weights = weights * np.where(cache.driver == AGENT, agent_boost, 1.0)
+        weights = weights * np.where(cache.driver == PERSON, person_boost, 1.0)
         rows = np.flatnonzero(side)
         self.planner_rows = Draw(rows, np.ones(len(rows)) if held_out else weights[rows])
         # A chunk of which only the first action is known teaches less than a whole one.
@@ -130,7 +132,7 @@ class Sampler:
         useful = weights * (0.3 + 0.7 * self.valid.mean(1))
         rows = np.flatnonzero(side & self.valid[:, 0] & (cache.given <= delay))
         if held_out:
-            rows = rows[cache.driver[rows] == TEACHER]
+            rows = rows[np.isin(cache.driver[rows], (TEACHER, PERSON))]
         self.controller_rows = Draw(rows, np.ones(len(rows)) if held_out else useful[rows])
 
     def _tokenise(self) -> None:

@@ -28,8 +28,9 @@ import numpy as np
 import tyro
 
 from backbone.errors import UserError
+from training import taught
 from training.dataset import DatasetReader
-from training.episodes import CAMERAS, decode_png, episode_key
+from training.episodes import CAMERAS, PERSON, decode_png, episode_key
 from training.labels import DONE, NOTHING, choose_frames, chunk_labels, past_memory, switch_distance
 from training.progress import Bar
 
@@ -55,10 +56,15 @@ class _Job:
     episodes: tuple[int, ...]
     out: str
     keep: float
+    pointer: str | None = None  # runs that a person drove: the checkpoint that says what nobody typed
 
 
 def _build(job: _Job) -> int:
     """Write one shard; returns its frames."""
+    if taught.are_runs(job.dataset):
+        arrays, pictures, meta = taught.shard(job.dataset, job.episodes, job.keep, _planner(job.pointer))
+        write_shard(Path(job.out), arrays, pictures, meta)
+        return meta["frames"]
     reader, out = DatasetReader(job.dataset), Path(job.out)
     strings: dict[str, int] = {NOTHING: 0}
 
@@ -113,6 +119,18 @@ def _build(job: _Job) -> int:
     return frames
 
 
+def _planner(checkpoint: str | None):
+    """The planner of a checkpoint, if it has one."""
+    if checkpoint is None:
+        return None
+    import torch
+
+    from agent.policy import load
+
+    torch.set_num_threads(1)
+    return load(checkpoint).planner
+
+
 def write_shard(
     out: Path, arrays: Mapping[str, np.ndarray], pictures: Mapping[str, np.ndarray], meta: Mapping[str, Any]
 ) -> None:
@@ -162,10 +180,13 @@ def build_cache(
     max_frames: int = 160_000,
     workers: int | None = None,
     quiet: bool = False,
+    pointer: str | None = "nano",
 ) -> int:
-    """Add what `out` lacks of the datasets' episodes. Returns the frames in the cache.
+    """Add what `out` lacks of the datasets' episodes: demonstrations, or recorded runs in which a person
+    drove. Returns the frames in the cache.
 
-    max_frames: of the whole cache, about; new episodes are thinned to what is left, evenly.
+    max_frames: of the whole cache, about; new episodes are thinned to what is left, evenly. pointer: the
+    checkpoint that says of runs what nobody typed (`training.taught`).
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -176,6 +197,12 @@ def build_cache(
     new: list[tuple[str, int, int]] = []
     for dataset in datasets:
         path = str(Path(dataset).resolve())
+        if taught.are_runs(path):  # all of their few frames are kept
+            shown = taught.episodes(path)
+            if not shown:
+                raise UserError(f"cache: expected runs in which a person drove in {dataset}, found none")
+            new += [(path, n, round(length / KEPT)) for n, length in shown if (path, n) not in known]
+            continue
         reader = DatasetReader(path)
         for shard, meta in shards:
             if meta["dataset"] == path and not (shard / "through.npy").exists():
@@ -197,7 +224,7 @@ def build_cache(
         if KEPT * keep * sum(g[2] for g in group) >= SHARD or following != item[0]:
             path, first, last = item[0], group[0][1], group[-1][1]
             name = f"{Path(path).name}-{zlib.crc32(path.encode()) & 0xFFFF:04x}-{first:06d}-{last:06d}"
-            jobs.append(_Job(path, tuple(g[1] for g in group), str(out / name), keep))
+            jobs.append(_Job(path, tuple(g[1] for g in group), str(out / name), keep, pointer))
             group = []
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     with Bar("cache", len(jobs), quiet=quiet) as bar:
@@ -320,10 +347,11 @@ class Cache:
         """One line for people: how much of what."""
         names, counts = np.unique(self.family, return_counts=True)
         families = ", ".join(f"{self.families[n]} {c}" for n, c in zip(names, counts, strict=True))
-        drivers = np.bincount(self.driver.astype(int), minlength=3)
+        drivers = np.bincount(self.driver.astype(int), minlength=PERSON + 1)
         return (
             f"{len(self)} frames ({self.held_out.sum()} held out), {len(self.strings)} texts; {families}; "
-            f"driven by teacher {drivers[0]}, disturbance {drivers[1]}, agent {drivers[2]}"
+            f"driven by teacher {drivers[0]}, disturbance {drivers[1]}, agent {drivers[2]}, "
+            f"a person {drivers[PERSON]}"
         )
 
 
@@ -332,16 +360,19 @@ def main(
     out: Path = Path("data/cache"),
     max_frames: int = 160_000,
     workers: int | None = None,
+    pointer: str = "nano",
 ) -> None:
     """Build (or extend) the training cache from datasets.
 
     Args:
-        datasets: dataset directories.
+        datasets: dataset directories: demonstrations, or recorded runs in which a person drove.
         out: where the cache is.
         max_frames: frames in the whole cache, about; 60 KB each.
         workers: processes; all cores by default.
+        pointer: of runs that a person drove: the checkpoint that says what nobody typed, where a subtask is
+            and what else is seen.
     """
-    build_cache(datasets, out, max_frames, workers)
+    build_cache(datasets, out, max_frames, workers, pointer=pointer)
     print(Cache(out, touch=False).summary())
 
 

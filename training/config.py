@@ -45,6 +45,7 @@ class Config:
         near_boost: nano: how much more often frames near a switch of the plan are drawn.
         far_boost: nano: the same for those half a second or more away from one.
         agent_boost: nano: the same for states that the agent itself led to (DAgger).
+        person_boost: nano: the same for what a person showed in recorded runs (docs/teaching.md).
         max_frames: nano: use only the first so many frames of the cache.
         touch: nano: read all pictures once at the start, so that they are in memory.
         batch: pi: samples of a step, in each process.
@@ -103,6 +104,7 @@ class Config:
     near_boost: float = 1.0
     far_boost: float = 2.0
     agent_boost: float = 2.5
+    person_boost: float = 5.0
     max_frames: int | None = None
     touch: bool = True
     batch: int = 16

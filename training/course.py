@@ -75,7 +75,8 @@ class NanoCourse:
         if not self.planner_batch and not self.controller_batch:
             raise UserError("train: expected a --controller-weight above 0 for a network without a planner")
         self.unused = not (self.planner_batch and self.controller_batch)
-        boosts = {name: getattr(config, name) for name in ("near_boost", "far_boost", "agent_boost")}
+        names = ("near_boost", "far_boost", "agent_boost", "person_boost")
+        boosts = {name: getattr(config, name) for name in names}
         delay = self.network.preset.trained_delay
         self.sampler = Sampler(
             cache, self.tokenizer, config.seed, process, config.jitter, layout=layout, delay=delay, **boosts

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CAMERAS", "TABLETOP", "Layout", "decode_png", "encode_png"]  # handed on
 
-TEACHER, DISTURBED, AGENT = 0, 1, 2  # who chose `action_executed`
+TEACHER, DISTURBED, AGENT, PERSON = range(4)  # who chose `action_executed`
 
 
 def features(layout: Layout = TABLETOP) -> dict[str, dict[str, Any]]:
