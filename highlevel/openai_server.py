@@ -15,7 +15,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -103,13 +103,37 @@ class OpenAIPlanner:
         answer = self._safe(self._ask(messages, time.monotonic() + self.patience))
         return self.dialect.read(answer, memory, camera, time.perf_counter() - started)
 
+    def converse(
+        self, turns: Sequence[tuple[str, Sequence[str | np.ndarray]]], schema: Mapping[str, Any] | None = None
+    ) -> str:
+        """What the model says next. turns: who spoke ("system", "user", "assistant") and what, texts and
+        (H, W, 3) uint8 pictures in their order. schema: the JSON schema of its answer; without one any text.
+        """
+        messages = []
+        for role, parts in turns:
+            texts = all(isinstance(part, str) for part in parts)
+            content = "\n".join(parts) if texts else [self._part(part) for part in parts]
+            messages.append({"role": role, "content": content})
+        return self._safe(self._ask(messages, time.monotonic() + self.patience, schema or {}))
+
     # -- one question
 
-    def _ask(self, messages: list[dict[str, Any]], until: float) -> str:
-        """The answer's text. What the server refuses is left out, in turn; what it took is remembered."""
+    def _part(self, part: str | np.ndarray) -> dict[str, Any]:
+        if isinstance(part, str):
+            return {"type": "text", "text": part}
+        return {"type": "image_url", "image_url": {"url": data_url(part, self.picture)}}
+
+    def _ask(
+        self, messages: list[dict[str, Any]], until: float, schema: Mapping[str, Any] | None = None
+    ) -> str:
+        """The answer's text. What the server refuses is left out, in turn; what it took is remembered.
+        schema: of the answer, a plan's by default; an empty one asks for no format.
+        """
+        schema = self.dialect.schema() if schema is None else schema
         at, limits = self._format, dict(self._limits)
         while True:
-            body = {"model": self.model, "messages": messages, **limits, **self._response_format(at)}
+            body = {"model": self.model, "messages": messages, **limits}
+            body |= self._response_format(at, schema) if schema else {}
             try:
                 text = self._text(self._post(json.dumps(body).encode(), until))
             except _Refused as refused:
@@ -118,7 +142,7 @@ class OpenAIPlanner:
                     limits["max_completion_tokens"] = limits.pop("max_tokens")
                 elif "temperature" in reason and "temperature" in limits:
                     del limits["temperature"]
-                elif at + 1 < len(FORMATS):
+                elif schema and at + 1 < len(FORMATS):
                     at += 1
                 else:
                     raise self._fault("expected an answer", reason) from None
@@ -126,10 +150,10 @@ class OpenAIPlanner:
             self._format, self._limits = at, limits
             return text
 
-    def _response_format(self, at: int) -> dict[str, Any]:
+    def _response_format(self, at: int, schema: Mapping[str, Any]) -> dict[str, Any]:
         kind = FORMATS[at]
         if kind == "json_schema":
-            asked = {"name": "plan", "strict": True, "schema": self.dialect.schema()}
+            asked = {"name": "answer", "strict": True, "schema": schema}
             return {"response_format": {"type": kind, "json_schema": asked}}
         return {"response_format": {"type": kind}} if kind == "json_object" else {}
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -74,6 +76,27 @@ class VisionLanguagePlanner:
         content += [{"type": "text", "text": f"\n{text}\n"}]
         written = self.write([{"role": "user", "content": content}])
         return self.dialect.read(written, memory, camera, time.perf_counter() - started)
+
+    def converse(
+        self, turns: Sequence[tuple[str, Sequence[str | np.ndarray]]], schema: Mapping[str, Any] | None = None
+    ) -> str:
+        """What the model says next. turns: who spoke ("system", "user", "assistant") and what, texts and
+        (H, W, 3) uint8 pictures in their order. schema: is not enforced here.
+        """
+        messages: list[dict[str, Any]] = []
+        for role, parts in turns:
+            content = [
+                {"type": "text", "text": f"{part}\n"}
+                if isinstance(part, str)
+                else {"type": "image", "image": Image.fromarray(part)}
+                for part in parts
+            ]
+            role = "user" if role == "system" else role  # not every chat template has a place for it
+            if messages and messages[-1]["role"] == role:
+                messages[-1]["content"] += content
+            else:
+                messages.append({"role": role, "content": content})
+        return self.write(messages)
 
     @torch.no_grad()
     def write(self, messages: list[dict[str, Any]]) -> str:

@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": "is one agent better than another? results on the same seeds, pair by pair",
     "blame": "which level fails, and does the language matter: planners x controllers",
     "collect": "demonstrations and DAgger rounds, written as a LeRobot dataset",
+    "annotate": "give a LeRobot dataset subtask and memory labels: by a model, or by hand",
     "train": "train an agent, resumable",
     "convert": "published weights of the pi family into a checkpoint",
     "inspect": "what is in a checkpoint",

@@ -34,6 +34,7 @@ from training.video import Videos
 
 IMAGES = "observation.images."
 VIDEOS = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+UNDER_WAY = "meta/annotations.renaming.json"  # is there while labels are put in place (training/annotate/)
 KEPT = 512 * 2**20  # bytes of pictures' columns kept, still encoded
 FIELDS = tuple(name.lower() for name in METADATA)
 
@@ -105,6 +106,8 @@ class LeRobotDataset:
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"dataset: {path} does not describe a dataset ({error})") from error
+        if (self.root / UNDER_WAY).exists():
+            raise UserError(f"dataset: labels of {self.root} are half in place; steersman annotate ends that")
         if not version.startswith("v3."):
             known = "; LeRobot converts v2.1" if version.startswith("v2") else ""
             raise UserError(f"dataset: expected LeRobot v3.0 in {self.root}, got {version}{known}")
@@ -198,11 +201,12 @@ class LeRobotDataset:
         if ids is None or (not known and name != "task_index"):
             return None
         ids = ids[:, 0]
-        table = sorted(known)
-        unknown = sorted(set(np.unique(ids[ids >= 0]).tolist()) - set(table))
+        unknown = sorted(set(np.unique(ids[ids >= 0]).tolist()) - set(known))
         if unknown:
             raise UserError(f"dataset: expected a text for {name} {unknown[0]} in meta/{file}, found none")
-        place = np.full((table[-1] if table else 0) + 1, -1, np.int32)
+        # "" is said of frames without a subtask
+        table = sorted(index for index, text in known.items() if text or name == "task_index")
+        place = np.full(max(known, default=0) + 1, -1, np.int32)
         place[table] = np.arange(len(table))
         return Texts(tuple(known[i] for i in table), np.where(ids >= 0, place[ids], -1).astype(np.int32))
 

@@ -86,22 +86,25 @@ class _Texts:
                 raise UserError(f"dataset: expected one index for {text!r}, got {known} and {index}")
 
     def table(self, column: str, index_name: str) -> pa.Table:
-        """Rows ordered by index (LeRobot looks up by row position), with texts as the pandas index."""
-        texts = sorted(self.index, key=self.index.__getitem__)
-        table = pa.table({column: pa.array(range(len(texts)), pa.int64()), index_name: texts})
-        kinds = {column: ("int64", "int64"), index_name: ("unicode", "object")}
-        columns = [
-            {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
-            for name, (kind, numpy) in kinds.items()
-        ]
-        columns[1]["name"] = None if index_name == "__index_level_0__" else index_name
-        pandas = {
-            "index_columns": [index_name],
-            "column_indexes": [],
-            "columns": columns,
-            "pandas_version": "2.0.0",
-        }
-        return table.replace_schema_metadata({b"pandas": json.dumps(pandas).encode()})
+        return text_table(sorted(self.index, key=self.index.__getitem__), column, index_name)
+
+
+def text_table(texts: Sequence[str], column: str, index_name: str) -> pa.Table:
+    """Texts ordered by their index (LeRobot looks up by row position), as pandas' index."""
+    table = pa.table({column: pa.array(range(len(texts)), pa.int64()), index_name: list(texts)})
+    kinds = {column: ("int64", "int64"), index_name: ("unicode", "object")}
+    columns = [
+        {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
+        for name, (kind, numpy) in kinds.items()
+    ]
+    columns[1]["name"] = None if index_name == "__index_level_0__" else index_name
+    pandas = {
+        "index_columns": [index_name],
+        "column_indexes": [],
+        "columns": columns,
+        "pandas_version": "2.0.0",
+    }
+    return table.replace_schema_metadata({b"pandas": json.dumps(pandas).encode()})
 
 
 def read_footers(root: Path, kind: str) -> list[dict[str, Any]]:
