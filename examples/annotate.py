@@ -20,6 +20,7 @@ from backbone.errors import UserError
 from training.annotate.asking import Asker
 from training.annotate.lines import by_lines
 from training.annotate.run import at_terminal, by_model, compared, lines_of, opened, read_subtasks
+from training.annotate.screen import by_keys
 
 HAND = "hand"
 WORDS = 1500  # tokens of an answer, at most
@@ -65,7 +66,7 @@ def main(
     """
     if by != HAND and not is_foreign_planner(by):
         raise UserError(f"by: expected hand, vlm:NAME or openai:MODEL@BASE_URL, got '{by}'")
-    known, label, wrong = read_subtasks(subtasks), None, []
+    known, label, wrong = read_subtasks(subtasks), None, None
     if by != HAND:
         served = by.startswith("openai:")
         options = {"timeout": timeout, "patience": 2 * timeout, "picture": "jpeg"} if served else {}
@@ -77,13 +78,9 @@ def main(
         try:
             if label is not None:
                 by_model(work, label, by, at_once)
-            elif work.todo and at_terminal():
-                from training.annotate.screen import by_keys
-
-                by_keys(work, known)
             elif work.todo:
-                given = work.todo, known, lambda n: work.known.get(n, ())
-                wrong = by_lines(lines_of(sys.stdin), *given, lambda n, s: work.save(n, s, HAND))
+                given = work.todo, known, lambda n: work.known.get(n, ()), lambda n, s: work.save(n, s, HAND)
+                wrong = by_keys(*given) if at_terminal() else by_lines(lines_of(sys.stdin), *given)
         except UserError:
             if work.journal.labels:
                 print(f"what was labelled is kept in {work.journal.path}; the same command goes on")
