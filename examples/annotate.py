@@ -20,7 +20,6 @@ from backbone.errors import UserError
 from training.annotate.asking import Asker
 from training.annotate.lines import by_lines
 from training.annotate.run import at_terminal, by_model, compared, lines_of, opened, read_subtasks
-from training.annotate.screen import by_keys
 
 HAND = "hand"
 WORDS = 1500  # tokens of an answer, at most
@@ -80,7 +79,12 @@ def main(
                 by_model(work, label, by, at_once)
             elif work.todo:
                 given = work.todo, known, lambda n: work.known.get(n, ()), lambda n, s: work.save(n, s, HAND)
-                wrong = by_keys(*given) if at_terminal() else by_lines(lines_of(sys.stdin), *given)
+                if at_terminal():
+                    from training.annotate.screen import by_keys  # it takes a second
+
+                    by_keys(*given)
+                else:
+                    wrong = by_lines(lines_of(sys.stdin), *given)
         except UserError:
             if work.journal.labels:
                 print(f"what was labelled is kept in {work.journal.path}; the same command goes on")

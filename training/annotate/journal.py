@@ -43,6 +43,7 @@ class Journal:
         for lines that are not of this dataset.
         """
         self._lengths = lengths
+        self._file.seek(0)
         data = self._file.read()
         whole = data[: data.rfind(b"\n") + 1]
         if whole != data:  # a line that a kill has cut
