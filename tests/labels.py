@@ -8,11 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-LABELS = ("subtask_index", "memory")
+LABELS = ("subtask_index", "memory", "target")
 
 
 def stripped(source: Path, out: Path, together: int = 2) -> Path:
-    """A copy without subtasks and memories, `together` episodes in a file as LeRobot writes them."""
+    """A copy without subtasks, memories and where they point, `together` episodes in a file as LeRobot writes
+    them.
+    """
     files = sorted(source.glob("data/*/*.parquet"))
     for name in ("data/chunk-000", "meta/episodes/chunk-000"):
         (out / name).mkdir(parents=True)

@@ -48,7 +48,8 @@ class Work:
         self.failed.pop(number, None)
 
     def apply(self, language: bool) -> int:
-        return writing.apply(self.root, self.journal.labels, language)
+        """Write what is known into the data files; how many are new."""
+        return writing.apply(self.root, self.journal.labels, language) if self.known else 0
 
 
 @contextmanager
