@@ -76,12 +76,12 @@ class Beside:
             wait([self._looks[lane].future], left)
             self.go_on()
 
-    def forget(self) -> None:
-        """Whatever is being thought is of a moment that is over: nobody waits for it."""
-        for waiting in self._looks.values():
+    def forget(self, lane: str | None = None) -> None:
+        """Whatever is being thought (in this lane) is of a moment that is over: nobody waits for it."""
+        for name in [name for name in self._looks if lane in (None, name)]:
+            waiting = self._looks.pop(name)
             waiting.future.cancel()
             waiting.look.close()
-        self._looks.clear()
 
     def close(self) -> None:
         self.forget()

@@ -11,13 +11,14 @@ import numpy as np
 from agent.asks import Ask, Asking
 from agent.clock import Clock
 from agent.hand import Hand
+from agent.lines import Lines
 from agent.orders import Orders
 from agent.pair import Pair
 from agent.recovery import Recovery, Watch
 from agent.sound import line, sound_chunk
 from agent.step import Answer
 from agent.trace import Trace
-from backbone.errors import PolicyError, UserError
+from backbone.errors import LinkError, PolicyError, UserError
 from backbone.observation import Observation
 from highlevel.plan import Plan
 
@@ -40,6 +41,7 @@ class Looking:
     failures: int
     _lanes: tuple[str, ...]
     _hand: Hand
+    _lines: Lines
     _orders: Orders
     _trace: Trace
     _watch: Watch | None
@@ -72,7 +74,7 @@ class Looking:
         )
 
     def _looks(self, lane: str) -> bool:
-        if lane == "chunk" and self.plan is None:
+        if (lane == "chunk" and self.plan is None) or (lane == "plan" and self._lines.mute):
             return False
         return self._now >= self._due[lane] and not self._busy(lane)
 
@@ -80,6 +82,8 @@ class Looking:
         """The same before it is known what comes in with this tick."""
         beside = self.clock.beside
         if beside is not None:
+            if lane == "plan" and self._lines.mute:
+                return False
             return self._now >= self._due[lane] and (not beside.busy(lane) or beside.ready())
         coming = any(answer.at <= self._now and answer.planned for answer in self._answers)
         return self._looks(lane) or (lane == "chunk" and coming and not self._busy(lane))
@@ -223,6 +227,8 @@ class Looking:
     def _failed(self, part: str, error: Exception, events: list[str]) -> None:
         if isinstance(error, PolicyError) and self.clock.beside is None:
             raise error
+        if isinstance(error, LinkError):
+            return  # told as "link down"
         if isinstance(error, UserError):  # unreadable text: the planner's fault, not the software's
             events.append(f"{part} garbled: {line(error)}")
             return

@@ -32,6 +32,7 @@ from agent import orders, recovery, talk
 from agent.asks import Ask, Asking, run_alone
 from agent.clock import SYNC, Clock
 from agent.hand import Hand
+from agent.lines import Lines
 from agent.looking import DONE_LOOKS, Looking
 from agent.orders import Orders
 from agent.pair import Pair, past
@@ -74,6 +75,7 @@ class Agent(Looking):
         self._hand = Hand(rest, clock.skip)
         self._past = past(policy)
         self._lanes = ("plan", "chunk") if self.pair.apart else ("both",)
+        self._lines = Lines(self.pair, waits=clock.beside is None)
         self.instruction: str | None = None
         self.revision = 0
         self.failures = 0
@@ -209,7 +211,12 @@ class Agent(Looking):
         """
         if self.clock.beside is not None:
             self.clock.beside.forget()
+        idle = self.stopped, self.gave_up
         self._anew(call, drop)
+        if call == "pause":  # nobody said that it may go on
+            self.stopped, self.gave_up = idle
+        if self._watch is not None:
+            self._watch.begun = self._now  # nothing could be done meanwhile
 
     def moved(self, action: np.ndarray | None, observation: Observation | Mapping | None = None) -> None:
         """A tick in which somebody else did this (see `agent.teach`), or held (None); observation: what was
@@ -253,6 +260,7 @@ class Agent(Looking):
         asked: list[Ask] = []
         called: tuple[str, ...] = ()
         observation, beside = self._seen(observation), self.clock.beside
+        self._see_lines(events)
         if beside is not None:
             beside.go_on()
         heard = self._hear(events)
@@ -279,6 +287,8 @@ class Agent(Looking):
                 continue
             asked += yield from look
             heard = self._hear(events) or heard
+        if asked or looked:
+            self._see_lines(events)
         if self.done and not was_done:
             events.append("done")
         if self._idle or not len(self._hand.left):
@@ -297,7 +307,23 @@ class Agent(Looking):
 
     @property
     def _idle(self) -> bool:
-        return self.stopped or self.gave_up is not None
+        return self.stopped or self.gave_up is not None or self._lines.hold
+
+    def _see_lines(self, events: list[str]) -> None:
+        """While a link is down that it hangs on, it holds; when it is back, it looks anew."""
+        lines, held = self._lines, self._lines.hold
+        events += lines.look()
+        if self.clock.beside is None:
+            return
+        if lines.hold:
+            if not held:
+                self.clock.beside.forget()
+                self._hand.drop()
+        elif held or lines.broke:
+            self.look_again()
+        elif lines.unplanned:
+            self.clock.beside.forget("plan")
+            self._due["plan"], self._call = self._now, ("again",)
 
     def _seen(self, observation: Observation | Mapping | None) -> Observation | None:
         if not self.needs_observation:

@@ -88,13 +88,13 @@ class Pair:
         self, observation: Observation, memory: str, before: Plan | None, order: Plan, asked: list[Ask]
     ) -> Asking[tuple[Plan, Plan | None]]:
         """A subtask that somebody ordered, pointed at by the learned planner where nobody did; and what the
-        planner itself would have said.
+        planner itself would have said, where it tells.
         """
         if order.target is not None or not hasattr(self._writer, "ground"):
             return order, None
         given = observation, observation.instruction, memory, before, order.subtask
         target, said = yield from _answered(self._ask_planner("ground", given), asked)
-        return sound_plan(replace(order, target=target)), sound_plan(said)
+        return sound_plan(replace(order, target=target)), None if said is None else sound_plan(said)
 
     def otherwise(
         self,

@@ -12,13 +12,13 @@ from backbone.errors import UserError
 from highlevel.language_model import Dialect
 from highlevel.planner import Planner
 
-LOCAL, SERVED = "vlm:", "openai:"
+LOCAL, SERVED, OURS = "vlm:", "openai:", ("ws://", "wss://")
 _SERVED = re.compile(r"(?P<model>.+?)(?:@(?P<url>https?://.*))?")  # a model's name may have an @
 
 
 def is_foreign_planner(name: str) -> bool:
     """Whether a planner's name stands for somebody else's model."""
-    return str(name).startswith((LOCAL, SERVED))
+    return str(name).startswith((LOCAL, SERVED, *OURS))
 
 
 def open_planner(
@@ -29,8 +29,13 @@ def open_planner(
     "vlm:DIRECTORY" or "vlm:HUB_ID": a vision-language model of transformers; options: dtype, new_tokens.
     "openai:MODEL@BASE_URL", or "openai:MODEL" with the URL in OPENAI_BASE_URL: a model on a server that
     speaks OpenAI's chat completions, sent the key in OPENAI_API_KEY if there is one; options: those of
-    `OpenAIPlanner`. dialect: what the controller wants to hear.
+    `OpenAIPlanner`. dialect: what the controller wants to hear. "ws://HOST:PORT" or "wss://..", with
+    "?timeout=SECONDS" and "&heartbeat=SECONDS": the planner of a policy server of ours.
     """
+    if name.startswith(OURS):
+        from agent.remote.names import open_remote_planner
+
+        return open_remote_planner(name)
     if name.startswith(LOCAL):
         from highlevel.vision_language import VisionLanguagePlanner
 
@@ -41,13 +46,17 @@ def open_planner(
 
         model, url = _served(name)
         return OpenAIPlanner(model, url, dialect, **options)
-    raise UserError(f"planner: expected vlm:NAME or openai:MODEL@BASE_URL, got '{name}'")
+    raise UserError(f"planner: expected vlm:NAME, openai:MODEL@BASE_URL or ws://HOST:PORT, got '{name}'")
 
 
 def planner_identity(name: str) -> str:
     """What tells one such planner from another, as far as can be known: of a directory the sha256 of weights,
-    configuration and templates; of a hub id the commit; of a server its address and the model's name there.
+    configuration and templates; of a hub id the commit; of a server its address and the model's name there,
+    or its metadata.
     """
+    if name.startswith(OURS):
+        with open_planner(name) as planner:
+            return f"planner {planner.identity}"
     if name.startswith(SERVED):
         from highlevel.openai_server import URL, checked_url
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
-
 from backbone.errors import UserError
 
-KEY = "OPENPI_API_KEY"  # of the environment: sent to a server as "Authorization: Api-Key ..."
 SERVERS, LEROBOT = ("ws://", "wss://"), "lerobot:"
 
 
@@ -20,16 +16,16 @@ def open_policy(name: str, device: str = "cpu") -> object:
     """The policy of a name. UserError in one line where it cannot be had.
 
     "nano", a directory or a hub id: ours, with its planner (`agent.policy.load`). Else a `Controller`:
-    "ws://HOST:PORT" or "wss://..", with "?robot=libero|droid|aloha" and "&timeout=SECONDS": a server that
-    speaks openpi's protocol, sent the key in OPENPI_API_KEY if there is one. "lerobot:PATH": a policy that
-    LeRobot saved.
+    "ws://HOST:PORT" or "wss://..", with "?robot=libero|droid|aloha", "&timeout=SECONDS" and
+    "&heartbeat=SECONDS": a server that speaks openpi's protocol, sent the key in OPENPI_API_KEY if there is
+    one; a server of ours says what robot it is for, and where it plans it is both levels. "lerobot:PATH": a
+    policy that LeRobot saved.
     """
     name = str(name)
     if name.startswith(SERVERS):
-        from agent.remote import RemoteController
+        from agent.remote.names import open_remote
 
-        url, options = _server(name)
-        return RemoteController(url, api_key=os.environ.get(KEY, "").strip() or None, **options)
+        return open_remote(name)
     if name.startswith(LEROBOT):
         from agent.lerobot_policy import LeRobotController
 
@@ -37,6 +33,17 @@ def open_policy(name: str, device: str = "cpu") -> object:
     from agent.policy import load
 
     return load(name, device)
+
+
+def writes_plans(name: str) -> bool:
+    """Whether somebody else's policy plans itself: a server of ours may (it is asked). UserError where it is
+    not there.
+    """
+    if not str(name).startswith(SERVERS):
+        return False
+    from agent.remote.names import plans
+
+    return plans(str(name))
 
 
 def identity(name: str) -> str:
@@ -53,25 +60,3 @@ def identity(name: str) -> str:
 
         return lerobot_identity(name.removeprefix(LEROBOT))
     raise UserError(f"policy: expected ws://, wss:// or lerobot:, got '{name}'")
-
-
-def _server(name: str) -> tuple[str, dict]:
-    """A server's URL without our options, and those. UserError for others."""
-    try:
-        parts = urlsplit(name)
-        host, _ = parts.hostname, parts.port
-        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-    except ValueError:
-        host, options = None, {}
-    if not host:
-        raise UserError(f"policy: expected ws://HOST:PORT?robot=NAME, got '{name}'")
-    unknown = sorted(set(options) - {"robot", "timeout"})
-    if unknown:
-        raise UserError(f"policy: expected ?robot=NAME or &timeout=SECONDS, got '{unknown[0]}'")
-    found: dict = {"robot": options["robot"]} if "robot" in options else {}
-    if "timeout" in options:
-        try:
-            found["timeout"] = float(options["timeout"])
-        except ValueError:
-            raise UserError(f"timeout: expected seconds, got '{options['timeout']}'") from None
-    return urlunsplit(parts._replace(query="", fragment="")), found

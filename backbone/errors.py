@@ -10,3 +10,7 @@ class PolicyError(UserError):
 
     An episode in which that happens says nothing about the policy: it is an error, not a failure.
     """
+
+
+class LinkError(PolicyError):
+    """The line to a policy's server was lost."""

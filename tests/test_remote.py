@@ -35,6 +35,10 @@ SEEN = Observation(
 CHUNK = np.linspace(-1, 1, 70).reshape(10, 7)
 
 
+def remote(url, robot="libero", **more):
+    return RemoteController(url, robot, **more)
+
+
 def still(observation):
     return {"actions": CHUNK}
 
@@ -119,7 +123,7 @@ def test_a_wide_picture_gets_black_bars():
 def test_what_a_libero_server_sees():
     with (
         PolicyServer(still, {"reset_pose": [0.0, 1.0]}) as server,
-        RemoteController(server.url) as controller,
+        remote(server.url) as controller,
     ):
         assert controller.metadata == {"reset_pose": [0.0, 1.0]}
         chunk = controller.act(SEEN, "pick up the red block")
@@ -140,7 +144,7 @@ def test_what_droid_and_aloha_servers_see():
     with PolicyServer(
         lambda o: {"actions": np.zeros((4, 8 if "prompt" in o and "state" not in o else 14))}
     ) as s:
-        with RemoteController(s.url, "droid") as droid, RemoteController(s.url, "aloha") as aloha:
+        with remote(s.url, "droid") as droid, remote(s.url, "aloha") as aloha:
             assert droid.act(SEEN, "go").actions.shape == (4, 8)
             assert aloha.act(two_arms, "go").actions.shape == (4, 14)
         one, two = map(unpackb, s.asked)
@@ -165,7 +169,7 @@ def test_of_a_past_the_last_moment_is_sent():
         np.stack([SEEN.state * 0, SEEN.state]),
         history=np.array([False, True]),
     )
-    with PolicyServer(still) as server, RemoteController(server.url) as controller:
+    with PolicyServer(still) as server, remote(server.url) as controller:
         controller.act(SEEN, "go")
         controller.act(past, "go")
         assert server.asked[0] == server.asked[1]
@@ -181,7 +185,7 @@ def test_of_a_past_the_last_moment_is_sent():
     ],
 )
 def test_an_observation_that_does_not_fit_is_not_sent(seen, says):
-    with PolicyServer(still) as server, RemoteController(server.url) as controller:
+    with PolicyServer(still) as server, remote(server.url) as controller:
         for ask in (lambda: controller.check(seen), lambda: controller.act(seen, "go")):
             with pytest.raises(UserError, match=says):
                 ask()
@@ -227,7 +231,7 @@ def test_an_agent_of_a_server_moves_the_real_arm(planner):
 def test_our_planner_writes_the_prompt_of_a_server():
     env = TabletopEnv(pixels="lazy")
     env.begin(0)
-    with PolicyServer(still) as server, RemoteController(server.url) as controller:
+    with PolicyServer(still) as server, remote(server.url) as controller:
         agent = Agent(open_policy("nano"), controller=controller)
         agent.reset(env.task_description)
         step = agent.step(env.look())
@@ -240,7 +244,7 @@ def test_our_planner_writes_the_prompt_of_a_server():
 
 def test_what_a_server_plans_is_kept():
     reply = {"actions": CHUNK, "subtask": "open the drawer", "memory": "looked"}
-    with PolicyServer(lambda o: reply) as server, RemoteController(server.url) as controller:
+    with PolicyServer(lambda o: reply) as server, remote(server.url) as controller:
         assert controller.act(SEEN, "tidy up").subtask == "open the drawer"
         assert controller.reply["memory"] == "looked"
 
@@ -266,7 +270,7 @@ WRONG[3, 2] = np.nan
     ],
 )
 def test_replies_that_no_robot_should_see(reply, says):
-    with PolicyServer(lambda o: reply) as server, RemoteController(server.url) as controller:
+    with PolicyServer(lambda o: reply) as server, remote(server.url) as controller:
         with pytest.raises(PolicyError, match=f"^{server.url}: {says}"):
             controller.act(SEEN, "go")
 
@@ -279,7 +283,7 @@ def test_the_servers_traceback_is_one_line_and_the_next_question_goes_on():
             raise faults.pop()
         return {"actions": CHUNK}
 
-    with PolicyServer(answer) as server, RemoteController(server.url) as controller:
+    with PolicyServer(answer) as server, remote(server.url) as controller:
         with pytest.raises(PolicyError) as error:
             controller.act(SEEN, "go")
         assert str(error.value) == f"{server.url}: the server failed: ValueError: no such\tnorm stats"
@@ -296,40 +300,40 @@ def test_a_late_answer_is_never_the_next_ones():
             wait.wait(5)
         return {"actions": np.full((2, 7), 0.25 if late else 0.5)}
 
-    with PolicyServer(slow) as server, RemoteController(server.url, timeout=0.2) as controller:
+    with PolicyServer(slow) as server, remote(server.url, timeout=0.2) as controller:
         with pytest.raises(PolicyError, match="expected an answer within 0.2 s, none came$"):
             controller.act(SEEN, "first")
         wait.set()
         assert (controller.act(SEEN, "second").actions == 0.5).all()
 
 
-def test_a_line_dropped_between_episodes_is_opened_again_and_one_in_an_episode_is_told():
-    with PolicyServer(still, {"step": 1}) as server, RemoteController(server.url) as controller:
+def test_a_line_that_is_lost_is_opened_again_but_only_to_the_same_policy():
+    with PolicyServer(still, {"step": 1}) as server, remote(server.url) as controller:
         controller.act(SEEN, "go")
         server.hang_up()
-        controller.reset(1)
         controller.act(SEEN, "go")
-        assert len(server.headers) == 2
-        server.hang_up()
-        with pytest.raises(PolicyError, match="expected an answer within 120 s, but received 1000"):
-            controller.act(SEEN, "go")
         assert len(server.headers) == 2
         server.hang_up()
         server.metadata = {"step": 2}
-        controller.reset(2)
-        with pytest.raises(PolicyError, match="expected the policy of before"):
+        with pytest.raises(PolicyError, match="expected the policy of before, another"):
             controller.act(SEEN, "go")
 
 
-def test_a_server_that_went_away():
+def test_a_server_that_went_away_is_waited_for():
     with PolicyServer(still) as server:
-        controller = RemoteController(server.url)
-    with pytest.raises(PolicyError, match="expected a policy server within 10 s, but .*refused"):
+        controller = remote(server.url, timeout=0.3)
+    with pytest.raises(PolicyError, match="expected an answer within 0.3 s, but the connection was refused"):
         controller.act(SEEN, "go")
-    with PolicyServer(still, port=server.port):
-        controller.reset(1)
+    back = []
+    later = threading.Timer(0.1, lambda: back.append(PolicyServer(still, port=server.port)))
+    controller.link.timeout = 5.0
+    later.start()
+    assert controller.act(SEEN, "go").actions.shape == (10, 7)
+    controller.close()
+    with pytest.raises(PolicyError, match="expected a link, got one that was closed"):
         controller.act(SEEN, "go")
-        controller.close()
+    later.join()
+    back[0].close()
 
 
 def test_nobody_there():
@@ -345,7 +349,7 @@ def test_somebody_who_says_nothing():
         mute.listen()
         url = f"ws://127.0.0.1:{mute.getsockname()[1]}"
         with pytest.raises(PolicyError, match="expected a policy server within 0.2 s, none came"):
-            RemoteController(url, connect_timeout=0.2)
+            remote(url, connect_timeout=0.2)
 
 
 @pytest.mark.parametrize(
@@ -354,19 +358,19 @@ def test_somebody_who_says_nothing():
 )
 def test_metadata_that_is_none(first, says):
     with PolicyServer(still, first) as server, pytest.raises(PolicyError, match=says):
-        RemoteController(server.url)
+        remote(server.url)
 
 
 def test_the_key_is_sent_and_told_to_nobody(monkeypatch):
     with PolicyServer(still) as server:
         monkeypatch.delenv("OPENPI_API_KEY", raising=False)
-        open_policy(server.url).close()
+        open_policy(f"{server.url}?robot=libero").close()
         assert "Authorization" not in server.headers[-1]
-        user = server.url.replace("//", "//me:hidden@")
+        user = server.url.replace("//", "//me:hidden@") + "?robot=libero"
         assert "hidden" not in identity(user)
         assert server.headers[-1]["Authorization"].startswith("Basic ")
         monkeypatch.setenv("OPENPI_API_KEY", "s3cret")
-        assert "s3cret" not in identity(server.url)
+        assert "s3cret" not in identity(f"{server.url}?robot=libero")
         assert server.headers[-1]["Authorization"] == "Api-Key s3cret"
         with pytest.raises(UserError, match="a user in the URL or an API key, got both$"):
             open_policy(user)
@@ -376,7 +380,7 @@ def test_a_server_is_known_by_what_it_says():
     with PolicyServer(still, {"reset_pose": np.zeros(3)}) as server:
         name = f"{server.url}?robot=libero"
         with open_policy(name) as controller:
-            assert identity(name) == identity(server.url) == controller.identity
+            assert identity(name) == controller.identity
         assert identity(name.replace("libero", "droid")) != controller.identity
         server.metadata = {"reset_pose": np.ones(3)}
         assert identity(name) != controller.identity
@@ -406,6 +410,6 @@ def test_whose_policy_a_name_stands_for():
 def test_without_the_extra_it_says_which(monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "websockets.sync.client", None)
+    monkeypatch.setitem(sys.modules, "websockets.asyncio.client", None)
     with pytest.raises(UserError, match=r"pip install 'steersman\[remote\]'$"):
         open_policy("ws://localhost:8000")
