@@ -156,7 +156,7 @@ def test_in_sync_a_lost_line_is_waited_for():
     assert (first["reset"], first["memory"], first["previous"], first["prompt"]) == (7, "", "", "go")
     assert "reset" not in second and second["memory"] == "1" and second["previous"] == TEXT
     assert first["session"] == second["session"] and first["id"] != second["id"]
-    assert "want" not in first and "subtask" not in first
+    assert "want" not in first and first["subtask"] == ""
 
 
 def test_both_levels_on_one_line_and_what_each_is_asked():
@@ -173,8 +173,8 @@ def test_both_levels_on_one_line_and_what_each_is_asked():
         np.testing.assert_array_equal(unpackb(server.asked[-1])["committed"], kept)
         assert len(server.headers) == 1
     assert [found.get("want") for found in asked] == ["plan", "actions"] * 2
-    assert [found.get("subtask") for found in asked] == [None, TEXT, *["press the red button"] * 2]
-    assert step.plan.origin == "person"
+    assert [found.get("subtask") for found in asked] == ["", TEXT, *["press the red button"] * 2]
+    assert step.plan.origin == "person" and step.said.memory == "2"
 
 
 def test_late_answers_are_dropped_by_their_ids():

@@ -14,7 +14,7 @@ from agent.wire import pack
 from backbone.errors import PolicyError, UserError
 from backbone.observation import Observation
 
-OURS = "steersman"  # how a server of ours for `libero` is sent its pictures: as they are
+PLAIN = "libero", "steersman"  # the same robot; a server of ours fits the pictures itself
 
 
 @dataclass
@@ -121,14 +121,16 @@ class RemoteLevel:
                     "for, got none"
                 )
             return robot, format_of(robot)
-        of = str(ours.get("robot", "libero"))
-        if robot is not None and of not in (robot, "libero" if robot == OURS else robot):
+        of = str(ours.get("robot"))
+        same = PLAIN if of in PLAIN else (of,)
+        if robot is not None and robot not in same:
             raise PolicyError(f"{self.name}: expected a server for the robot '{robot}', got one for '{of}'")
         if of not in ROBOTS:
             known = ", ".join(ROBOTS)
             raise PolicyError(f"{self.name}: expected a server for one of {known}, got one for '{of}'")
-        found = ROBOTS[OURS] if of == "libero" and robot != of and OURS in ROBOTS else ROBOTS[of]
+        name = robot or same[-1]
+        found = format_of(name)
         for what, needs in (("action_dim", found.action_dim), ("state_dim", found.state_dim)):
             if (has := ours.get(what, needs)) != needs:
                 raise PolicyError(f"{self.name}: expected {what} {needs} of a server for '{of}', got {has}")
-        return (OURS if found is ROBOTS.get(OURS) else of), found
+        return name, found

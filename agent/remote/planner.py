@@ -35,13 +35,14 @@ class RemotePlanner(RemoteLevel):
 
     def ground(
         self, observation: Observation, instruction: str, memory: str, previous: Plan | None, subtask: str
-    ) -> tuple[Target | None, None]:
-        """Where it points for that subtask. What it would have said itself the protocol does not tell."""
-        return self._planned(observation, instruction, memory, previous, subtask=subtask).target, None
+    ) -> tuple[Target | None, Plan]:
+        """Where it points for that subtask, and the subtask with the memory that it writes: what it would
+        have said itself the protocol does not tell.
+        """
+        plan = self._planned(observation, instruction, memory, previous, subtask)
+        return plan.target, replace(plan, tokens=())
 
-    def _planned(self, observation, instruction, memory, previous, **more) -> Plan:
-        start = time.perf_counter()
-        reply = self._asked(
-            observation, instruction or observation.instruction, want="plan", **told(memory, previous), **more
-        )
+    def _planned(self, observation, instruction, memory, previous, order="") -> Plan:
+        start, prompt = time.perf_counter(), instruction or observation.instruction
+        reply = self._asked(observation, prompt, want="plan", **told(memory, previous), subtask=order)
         return replace(plan_of(reply, self.name), seconds=time.perf_counter() - start)

@@ -42,7 +42,7 @@ class RemotePolicy(RemoteController):
     ) -> tuple[Plan, ActionChunk]:
         """Plan, then act on that plan."""
         start = time.perf_counter()
-        more = {**told(memory, previous), **self._promised(committed)}
+        more = {**told(memory, previous), "subtask": "", **self._promised(committed)}  # "": nobody's order
         reply = self._asked(observation, observation.instruction, **more)
         actions, seconds = actions_of(reply, self.name, self.action_dim), time.perf_counter() - start
         plan = replace(plan_of(reply, self.name), seconds=seconds)

@@ -55,5 +55,7 @@ def plan_of(reply: Mapping[str, Any], name: str, camera: str = "front") -> Plan:
 
 
 def told(memory: str, previous: Plan | None) -> dict[str, str]:
-    """What a planner is told of before. One that is to write anew is given no `previous`."""
+    """What a planner is told of before. One that is to write anew is given no `previous`. ("" and not
+    nothing: else the server goes by what it remembers itself.)
+    """
     return {"memory": memory, "previous": previous.text if previous is not None and previous.tokens else ""}
