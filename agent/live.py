@@ -193,9 +193,11 @@ def _act(
         if always or agent.needs_observation:
             with faults.caught("camera", early=eyes.first is None):
                 observation = eyes.look(agent.instruction, tick)
-                safety.seen(eyes.sure if always else started)
+                safety.seen(started)
                 if gone and (at := position()) is not None:
                     safety.found(at)
+            if always and eyes.sure is not None:
+                safety.seen(eyes.sure)
         seen = time.perf_counter()
         step = Step(None, "", None)  # None: hold
         with faults.caught("agent", early=not acted):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,8 @@ class Eyes:
     Pictures are copied: a driver may write into them again.
 
     sure: since when (`time.perf_counter`) what is shown may be old: when the last observation that was
-    believed was taken, or, of a camera that shows the same since the robot moved, the last before that.
+    believed was taken, or, of a camera that shows the same since the robot moved, the last before that; minus
+    infinity of one that is frozen and not believed again.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Eyes:
         if self._frozen is None:
             self.sure = taken
         elif dead := self._dead(seen, tick, taken):
+            self.sure = self.sure if self._again else -math.inf
             raise UserError(f"camera frozen: {', '.join(dead)}")
         if self.first is None:
             self.first = seen
@@ -93,6 +96,7 @@ class Eyes:
             moved = np.abs(np.abs(seen.state) - np.abs(last.state))
             if not (moved > self._motion).any():
                 last.sure = taken
+                last.since = last.since if self._again else tick
                 continue
             if tick - last.since < self._frozen:
                 continue

@@ -137,8 +137,8 @@ class Hardware:
         there is none, and whatever the driver raises.
         """
         seen = self._open().look(READ / self.rate)
-        if (old := time.perf_counter() - seen.time) > OLD:
-            raise TimeoutError(f"no observation for {old:.1f} s")
+        if time.perf_counter() - seen.time > OLD:
+            raise TimeoutError(f"no observation for over {OLD:g} s")
         self._state = seen.values["agent_pos"]
         return {**seen.values, "time": seen.time}
 

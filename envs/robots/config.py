@@ -15,6 +15,7 @@ from envs.errors import WorldError
 HERE = Path(__file__).parent
 UNITS = {"none": 1.0, "degrees": math.pi / 180, "percent": 0.01, "millimetres": 0.001}  # theirs to ours
 MOTION = 0.01  # metres or radians
+FROZEN = 2  # ticks: three pictures alike
 STALE = 2.5  # ticks without an observation, after which the arm is held
 
 
@@ -85,7 +86,7 @@ class Config:
     stale: float = 0.0
     box: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     rest: tuple[Waypoint, ...] = ()
-    frozen: int = 3
+    frozen: int = 0
     motion: tuple[float, ...] = ()
     dataset: str = ""
 
@@ -150,7 +151,7 @@ def parse(data: Mapping[str, Any], name: str) -> Config:
             raise WorldError(f"action '{command.name}': {expected(command.of, states, 'of')}")
     safety = _table("safety", data.get("safety", {}))
     only("safety", safety, ("stale", "box", "frozen", "motion"))
-    frozen = safety.get("frozen", 3)
+    frozen = safety.get("frozen", FROZEN)
     if not isinstance(frozen, int) or frozen < 0:
         raise WorldError(f"frozen: expected a number of ticks, 0 for never, got {frozen!r}")
     kinds = [c.kind for c in action[:3]]

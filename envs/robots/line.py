@@ -15,6 +15,7 @@ from typing import Any
 
 TRIES = 5  # readings or commands that fail in a row, after which it is connected anew
 BACKOFF = (0.1, 2.0)  # seconds until it is tried again: at first, at most
+HANGS = "the driver does not answer"  # the same words each time: it is one fault
 LEAVE = 2.0  # seconds that disconnecting may take
 
 
@@ -68,8 +69,9 @@ class Line(threading.Thread):
             return self._seen
 
     def send(self, command: dict[str, Any], wait: float) -> None:
-        """Give it to the driver. The same errors; a command that did not get there within `wait` seconds is
-        taken back.
+        """Give it to the driver. The same errors: TimeoutError where the driver has been at something for
+        over `wait` seconds, and then the command is taken back. Of one that is late for want of time, no more
+        is heard unless it fails; a newer one takes its place.
         """
         until = time.perf_counter() + wait
         with self._change:
@@ -78,12 +80,11 @@ class Line(threading.Thread):
             self._command = number, command
             self._change.notify_all()
             self._change.wait_for(lambda: self._sent >= number or self.down, until - time.perf_counter())
-            if self._command is not None and self._command[0] == number:
-                self._command = None
             if self.down is not None:
                 raise ConnectionError(self.down)
-            if self._sent < number:
-                raise TimeoutError(f"no command taken within {wait:.2f} s")
+            if self._sent < number and self._since is not None and time.perf_counter() - self._since > wait:
+                self._command = None
+                raise TimeoutError(HANGS)
             if "send" in self._trouble:
                 raise self._trouble["send"]
 
@@ -101,8 +102,8 @@ class Line(threading.Thread):
     def _check(self, wait: float) -> None:
         if self.down is not None:
             raise ConnectionError(self.down)
-        if self._since is not None and (hangs := time.perf_counter() - self._since) > 2 * wait:
-            raise TimeoutError(f"the driver has not answered for {hangs:.1f} s")
+        if self._since is not None and time.perf_counter() - self._since > 2 * wait:
+            raise TimeoutError(HANGS)
 
     # -- its thread
 
@@ -143,7 +144,7 @@ class Line(threading.Thread):
             if self._failed >= TRIES or not self._connected():
                 reason = " ".join(str(error).split()) or type(error).__name__
                 with self._change:
-                    self.down = f"disconnected: {reason}"
+                    self.down = reason
             return None
         finally:
             self._since = None
@@ -169,7 +170,7 @@ class Line(threading.Thread):
             self.robot.connect(calibrate=False)
             self._read(self.robot.get_observation())
         except Exception as error:
-            self.down = f"disconnected: {' '.join(str(error).split()) or type(error).__name__}"
+            self.down = " ".join(str(error).split()) or type(error).__name__
             return False
         finally:
             self._since = None

@@ -25,6 +25,7 @@ from envs.tabletop.world import CONTROL_HZ
 STATE = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")
 ACTION = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
 PATIENCE = 10.0  # seconds that the table may take to be there
+GRAINS = 16  # of noise in a frame
 AHEAD = 2  # commands that wait at most: older ones are lost, else the arm would lag behind for ever
 
 _ALIVE: weakref.WeakSet[SimRobot] = weakref.WeakSet()
@@ -252,12 +253,20 @@ class SimRobot:
             last = self._frames[-1][1]
             if self._noise.random() < self.drop:
                 return
-            pixels = {n: last[n] if n in self.faults.frozen else picture for n, picture in pixels.items()}
+        for name, picture in pixels.items():
+            frozen = self._frames and name in self.faults.frozen
+            pixels[name] = last[name] if frozen else self._sensed(picture)
         late = max(0.0, self.latency + self.jitter * self._noise.standard_normal())
         due = taken + late
         if self._frames:
             due = max(due, self._frames[-1][0])  # none overtakes another
         self._frames.append((due, pixels))
+
+    def _sensed(self, picture: np.ndarray) -> np.ndarray:
+        """As a sensor sees it: no two frames are alike to the last bit."""
+        flat = np.array(picture).reshape(-1)
+        flat[self._noise.integers(len(flat), size=GRAINS)] ^= 1
+        return flat.reshape(picture.shape)
 
     def _reached(self) -> None:
         self.faults.well.wait()
