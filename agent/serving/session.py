@@ -83,7 +83,8 @@ class Session:
         if question.reset is not None:
             self.reset(question.reset)
             self.events.append("reset")
-        if question.prompt is not None or question.observation is not None:
+        given = question.want == "actions" and bool(question.subtask)  # the planner is not asked at all
+        if not given and (question.prompt is not None or question.observation is not None):
             await self._prompted(question)
         found: dict[str, Any] = {}
         if question.say is not None:
@@ -92,13 +93,14 @@ class Session:
             await self._order(question.subtask)
         if question.observation is None:
             return found | self._news()
-        observation = question.observation.with_instruction(self.instruction)
+        said = (question.prompt if given else None) or self.instruction
+        observation = question.observation.with_instruction(said)
         if self.stopped and question.want != "plan":
             self.events.append("held")
             return (
                 found | self._told(self.plan, question) | {"actions": self._hold(observation)} | self._news()
             )
-        if question.want == "actions" and question.subtask:
+        if given:
             await self._readable(question.subtask, "check_subtask")
             plan, chunk = None, await self._act(observation, question.subtask, question)
             found["subtask"] = question.subtask
