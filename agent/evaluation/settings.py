@@ -9,7 +9,7 @@ from agent.clock import Clock
 from agent.evaluation import planners
 from agent.loop import Agent
 from agent.planners import is_foreign_planner
-from agent.policies import is_foreign, open_policy
+from agent.policies import is_foreign, open_policy, writes_plans
 from agent.recovery import Recovery
 from agent.when import read_rules
 from backbone.errors import UserError
@@ -63,10 +63,11 @@ class Settings:
         ):
             others = {"controller": is_foreign, "planner": is_foreign_planner}.get(name)
             if value not in known and not (others and others(value)):
-                also = ", vlm:NAME or openai:MODEL@BASE_URL" if name == "planner" else ""
+                also = ", vlm:NAME, openai:MODEL@BASE_URL or ws://HOST:PORT" if name == "planner" else ""
                 raise UserError(f"{name}: expected one of {', '.join(known)}{also}, got '{value}'")
-        if is_foreign(self.checkpoint) and self.planner == "learned":
-            object.__setattr__(self, "planner", "none")  # somebody else's policy writes no plans
+        learned = is_foreign(self.checkpoint) and self.planner == "learned"
+        if learned and not writes_plans(self.checkpoint):
+            object.__setattr__(self, "planner", "none")
         if self.execute is None:
             object.__setattr__(self, "execute", benchmark(self.suite).execute)
         if self.batch < 1:
@@ -88,7 +89,7 @@ class Settings:
 
     @property
     def networked(self) -> bool:
-        """Whether a network of ours takes part."""
+        """Whether a network of ours takes part here."""
         ours = self.planner in planners.NETWORKED or self.controller == "learned"
         return ours and not is_foreign(self.checkpoint)
 
@@ -97,6 +98,11 @@ class Settings:
         """The name of somebody else's policy that moves the arm, if one does."""
         name = self.checkpoint if self.controller == "learned" else self.controller
         return name if is_foreign(name) else None
+
+    @property
+    def served(self) -> bool:
+        """Whether the checkpoint is a server of ours that plans, and is asked for plans."""
+        return is_foreign(self.checkpoint) and self.planner in planners.NETWORKED
 
 
 def recovers(suite: str, planner: str) -> bool:
@@ -143,10 +149,13 @@ def build(
         policy = load_policy(settings)
     if settings.controller == "learned" and getattr(policy, "controller", None) is not None:
         policy.controller.sampling = settings.sampling()
-    controller = None
+    controller = acts = None
+    if policy is None and settings.served:
+        policy = acts = open_policy(settings.checkpoint)
     if settings.foreign is not None:
-        controller = open_policy(settings.foreign, _device(settings))
-        has, needs = controller.action_dim, env.action_space.shape[0]
+        if acts is None or settings.foreign != settings.checkpoint:
+            controller = acts = open_policy(settings.foreign, _device(settings))
+        has, needs = acts.action_dim, env.action_space.shape[0]
         if has not in (None, needs):
             raise UserError(
                 f"controller: expected {needs} numbers an action, got {has} of {settings.foreign}"
@@ -156,7 +165,8 @@ def build(
     device = _device(settings) if is_foreign_planner(settings.planner) else "cpu"
     planner = planners.make(settings.planner, env, policy, settings.plan, device)
     clock = (ticking or settings.ticking)(env.rate)
-    told = settings.foreign is None and settings.controller in ("learned", "obedient")
+    ours = settings.served or settings.foreign is None
+    told = ours and settings.controller in ("learned", "obedient")
     home = DONE if told else None  # a hand that reads no words goes back the way it came
     recovery = Recovery(home=home) if settings.recover else None
     how = {"replan": read_rules(settings.replan), "recovery": recovery}

@@ -112,7 +112,9 @@ def fingerprint(settings: Settings) -> str | None:
     None where none takes part.
     """
     found = [_weights(settings)] if settings.networked else []
-    found += [identity(settings.foreign)] if settings.foreign is not None else []
+    served = [settings.checkpoint] if settings.served else []
+    foreign = [settings.foreign] if settings.foreign is not None else []
+    found += [identity(name) for name in dict.fromkeys(served + foreign)]
     found += [planner_identity(settings.planner)] if is_foreign_planner(settings.planner) else []
     return " + ".join(found) or None
 
