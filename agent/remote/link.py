@@ -30,6 +30,7 @@ from backbone.errors import LinkError, PolicyError, UserError
 CONNECT, ANSWER = 10.0, 120.0  # seconds; a server may compile its network at the first question
 LONGEST = 86400  # seconds that can be asked for
 BEAT = 0.075  # seconds without a sign of life from which on a line is dead
+PATIENT = 5.0  # likewise, at least, where whoever asks can wait: a busy machine is no dead one
 BEATS = 5  # pings in that time
 PIECE = 2**15  # bytes of a question between which a ping may go out
 AHEAD = 2**17  # bytes that the kernel may hold before a ping: on a slow line it must not wait for long
@@ -41,7 +42,7 @@ class Link:
     """Connects at once; UserError in one line where that cannot be (PolicyError where nobody is there).
 
     url: ws:// or wss://. timeout: seconds for an answer, with a line that is lost meanwhile. heartbeat:
-    seconds after which a server of ours that gives no sign of life is gone.
+    seconds after which a server of ours that gives no sign of life is gone, where nobody is patient.
 
     metadata: the server's, as it said when we connected. ours: what it says of itself, if it is a server of
     ours. patient: whether a question outlives the line and waits for the next one; else it fails with it.
@@ -199,11 +200,12 @@ class Link:
         while True:
             started = time.monotonic()
             ping = asyncio.ensure_future(_ping(socket))
-            await asyncio.wait({ping}, timeout=self.heartbeat)
+            limit = max(self.heartbeat, PATIENT) if self.patient else self.heartbeat
+            await asyncio.wait({ping}, timeout=limit)
             await asyncio.sleep(0)  # where this thread was held up the answer may lie there
             if not ping.done():
                 ping.cancel()
-                return self._lost(socket, f"no sign of life for {self.heartbeat * 1000:.0f} ms")
+                return self._lost(socket, f"no sign of life for {limit * 1000:.0f} ms")
             self.heard = time.monotonic()
             await asyncio.sleep(max(0.0, started + self.heartbeat / BEATS - self.heard))
 
