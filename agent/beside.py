@@ -83,6 +83,10 @@ class Beside:
             waiting.future.cancel()
             waiting.look.close()
 
+    def meet_anew(self) -> None:
+        """Who is asked may be another than before, and have to warm up."""
+        self._habits.clear()
+
     def close(self) -> None:
         self.forget()
         for thread in self._threads.values():

@@ -34,6 +34,10 @@ class Lines:
     def _all(self) -> list[_Line]:
         return [found for found in (self._hand, self._plan) if found is not None]
 
+    def close(self) -> None:
+        for found in self._all:
+            found.link.close()
+
     def look(self) -> list[str]:
         """How it stands now -> events."""
         events = [event for found in self._all for event in found.news()]

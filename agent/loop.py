@@ -131,6 +131,10 @@ class Agent(Looking):
         self._orders, self._trace = Orders(), Trace(self.clock.rate)
         self._hope()
 
+    def close(self) -> None:
+        """Say good-bye to levels that are elsewhere, for good."""
+        self._lines.close()
+
     # -- what a person may do
 
     def say(self, text: str) -> str:
@@ -320,6 +324,7 @@ class Agent(Looking):
                 self.clock.beside.forget()
                 self._hand.drop()
         elif held or lines.broke:
+            self.clock.beside.meet_anew()
             self.look_again()
         elif lines.unplanned:
             self.clock.beside.forget("plan")

@@ -91,6 +91,7 @@ def main(
             torch.set_num_threads(1)  # so small a network is no faster on more, and far slower on busy ones
             env, agent = build(settings, render_mode="rgb_array" if video else None)
         stack.callback(env.close)
+        stack.callback(agent.close)
         for number in chosen(console, suite, family, seed, instruction, episodes):
             result = roll(console, env, agent, number, instruction, out, recording)
             solved += bool(result["success"])

@@ -52,12 +52,14 @@ class PolicyServer:
     metadata: the first frame, or None for none. asked: the frames that came; headers: of each connection.
     """
 
-    def __init__(self, answer: Callable, metadata: Mapping | bytes | str | None = None, port: int = 0):
+    def __init__(
+        self, answer: Callable, metadata: Mapping | bytes | str | None = None, port: int = 0, tls=None
+    ):
         self.answer, self.metadata = answer, {} if metadata is None else metadata
         self.asked: list[bytes] = []
         self.headers: list[Mapping[str, str]] = []
         self.lines: list[ServerConnection] = []
-        self._server = serve(self._serve, "127.0.0.1", port, compression=None, max_size=None)
+        self._server = serve(self._serve, "127.0.0.1", port, compression=None, max_size=None, ssl=tls)
         self.port = self._server.socket.getsockname()[1]
         self.url = f"ws://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)

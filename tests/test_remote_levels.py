@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -244,7 +247,7 @@ def test_names_of_servers_that_are_ours_or_not():
             open_policy(server.url)
 
 
-def test_who_is_not_let_in_is_told_why(tmp_path):
+def test_who_is_not_let_in_is_told_why():
     from websockets.sync.server import serve
 
     def refuse(line, request):
@@ -258,3 +261,24 @@ def test_who_is_not_let_in_is_told_why(tmp_path):
     with PolicyServer(planned, OURS) as server:
         with pytest.raises(PolicyError, match="expected a server with TLS, but .* ws://, not wss://"):
             RemoteController(server.url.replace("ws://", "wss://"))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="nothing to make a certificate with")
+def test_tls_and_who_does_not_speak_it(tmp_path, monkeypatch):
+    files = [str(tmp_path / name) for name in ("cert.pem", "key.pem")]
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=x"]
+    made = ["openssl", "req", "-x509", *kind, "-days", "2", "-out", files[0], "-keyout", files[1]]
+    subprocess.run([*made, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)
+    with PolicyServer(planned, OURS, tls=context) as server:
+        with pytest.raises(PolicyError, match="expected a policy server without TLS, but .* wss://, not ws:"):
+            open_policy(server.url)
+        secret = server.url.replace("ws://", "wss://")
+        with pytest.raises(
+            PolicyError, match=r"expected a certificate to trust .*SSL_CERT_FILE.* self-signed"
+        ):
+            open_policy(secret)
+        monkeypatch.setenv("SSL_CERT_FILE", files[0])
+        with open_policy(secret) as policy:
+            assert policy.step(OBSERVATION)[0].text == TEXT

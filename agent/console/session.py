@@ -263,6 +263,7 @@ class Session:
         finally:
             if self.agent.clock.beside is not None:
                 self.agent.clock.beside.close()
+            self.agent.close()
             self.env.close()
 
     # -- inside

@@ -56,4 +56,5 @@ def film(
                 about += "; it did not go as recorded: " + ("solved" if record["success"] else "not solved")
             films[seed] = (path.read_bytes(), about)
     env.close()
+    agent.close()
     return films, []

@@ -69,8 +69,9 @@ class Slots:
     def close(self) -> None:
         if hasattr(self.measure, "close"):
             self.measure.close()
-        for env, _ in self._pairs:
+        for env, agent in self._pairs:
             env.close()
+            agent.close()
 
     def _begin(self, slot: int, seed: int) -> Asking[Record]:
         found = self.measure(*self._pairs[slot], seed)
