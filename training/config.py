@@ -66,8 +66,8 @@ class Config:
         z_weight: pi: of the squared log-partition of the text.
         recompute: pi: compute blocks again in the backward pass; slower, in far less memory.
         sizes: pi: of a tiny network from scratch (horizon 10 prompt 80 fast_words 512).
-        own_runs: pi: take datasets of an agent's own runs (`steersman rollout --record`) too, of which the
-            solved ones are learnt from.
+        own_runs: pi: of datasets of an agent's own runs (`steersman rollout --record`), learn from those that
+            it solved by itself too, not only from what a person showed in them.
         threads: pi: that read samples beside the one that learns.
         dropout: pi: inputs that are left out at random.
     """

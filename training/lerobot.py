@@ -30,6 +30,7 @@ from PIL import Image
 
 from backbone.errors import UserError
 from backbone.prompts import METADATA
+from training.taught import BY_PERSON, moving, stretches
 from training.video import Videos
 
 IMAGES = "observation.images."
@@ -62,7 +63,9 @@ class LeRobotDataset:
     state (N, D), action (N, A) float32 and None where there are none; timestamp (N,) seconds in the episode;
     episode (N,) counts from 0 and begins at row `first[episode]`; `numbers` are the episodes' own. task,
     subtask and memory are `Texts`, or None; target (N, 2), driver (N,) or None; metadata {field: N values}.
-    own: it is of an agent's own runs; then it has the solved ones.
+    own: it is of an agent's own runs; then it has those that were solved and those in which a person drove.
+    shown: (N,) bool, the frames of these that a person drove; None in other datasets. teaches: (N,) bool,
+    which frames are to be learnt from; None is all.
     UserError tells in a line what cannot be read. root: a directory or a hub id (owner/name).
     """
 
@@ -90,6 +93,10 @@ class LeRobotDataset:
         """First row of the episode that a row is in, and the one after its last."""
         episode = self.episode[row]
         return int(self.first[episode]), int(self.first[episode + 1])
+
+    def end(self, row: int) -> int:
+        """The row behind the last that goes on from this one: of its episode, or of what a person showed."""
+        return self.rows(row)[1] if self._until is None else int(self._until[row])
 
     # --- meta -----------------------------------------------------------------------------------------------
 
@@ -122,8 +129,11 @@ class LeRobotDataset:
             names = [n for n in _schema(file).names if not n.startswith("stats/")]
             rows += _read(file, names).to_pylist()
         rows.sort(key=lambda row: row["episode_index"])
-        if self.own and not (rows := [row for row in rows if row.get("success")]):
-            raise UserError(f"dataset: expected some solved runs in {self.root}, found none")
+        if self.own:
+            rows = [row for row in rows if row.get("success") or row.get("interventions")]
+            if not rows:
+                kind = "solved runs, or some in which a person drove,"
+                raise UserError(f"dataset: expected {kind} in {self.root}, found none")
         return rows
 
     def _names(self, file: str, index: str) -> dict[int, str]:
@@ -163,16 +173,33 @@ class LeRobotDataset:
         self.memory = Texts.of(table["memory"].to_pylist()) if "memory" in table.column_names else None
         self.target, driver = column("target"), column("driver", np.int64)
         self.driver = None if driver is None else driver[:, 0]
+        self.shown = self.teaches = self._until = None
+        if self.own:
+            self._tell_apart(np.array(table["acted_by"].to_pylist()) == BY_PERSON)
         self.metadata = {name: table[name].to_pylist() for name in FIELDS if name in table.column_names}
         if "language_persistent" in table.column_names:  # the same in every row of an episode
             spoken = table["language_persistent"].take(first).to_pylist()
             self.subtask = self.subtask or self._spoken(spoken, "subtask")
             self.memory = self.memory or self._spoken(spoken, "memory")
 
+    def _tell_apart(self, person: np.ndarray) -> None:
+        """Of runs, what a person showed, what the agent solved by itself, and how far each goes on."""
+        self.shown, self.teaches = np.zeros(len(person), bool), np.zeros(len(person), bool)
+        self._until = np.repeat(self.first[1:], np.diff(self.first))
+        for n, episode in enumerate(self._episodes):
+            first, last = int(self.first[n]), int(self.first[n + 1])
+            if not episode.get("interventions"):
+                self.teaches[first:last] = bool(episode.get("success"))
+            for a, b in stretches(person[first:last]):
+                here = slice(first + a, first + b)
+                self._until[here] = here.stop
+                moves = moving(self.action[here], self.state[here], self.fps)
+                self.shown[here] = self.teaches[here] = moves
+
     def _table(self) -> pa.Table:
         """The columns that are read now, of the episodes that meta/ knows, and where each row lies."""
         wanted = {"episode_index", "timestamp", "task_index", "subtask_index", "memory", "target", "driver"}
-        wanted |= {"observation.state", "action", "language_persistent", *FIELDS}
+        wanted |= {"acted_by", "observation.state", "action", "language_persistent", *FIELDS}
         places = [(e["data/chunk_index"], e["data/file_index"]) for e in self._episodes]
         self._files: list[Path] = []
         tables = []

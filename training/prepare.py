@@ -34,14 +34,17 @@ SIZES += ("horizon", "steps")
 
 
 def open_datasets(paths: Sequence[str] | None, own_runs: bool = False) -> list[LeRobotDataset]:
-    """UserError unless there are some and they are of one robot, and none are an agent's own runs (which
-    teach it what it does already, mistakes and all) unless those are asked for.
+    """UserError unless there are some and they are of one robot. Of an agent's own runs what a person showed
+    is learnt from; what it solved by itself (which teaches it what it does already, mistakes and all) only if
+    that is asked for.
     """
     if not paths:
         raise UserError("train: expected --datasets, paths or hub ids of LeRobot v3 datasets, got none")
     datasets = [LeRobotDataset(path) for path in paths]
     for dataset in datasets:
         if dataset.own and not own_runs:
+            dataset.teaches = dataset.shown
+        if dataset.own and not dataset.teaches.any():
             got = f"an agent's own runs in {dataset.root}"
             raise UserError(f"train: expected demonstrations, got {got}; --own-runs takes the solved ones")
     for name in ("state", "action"):

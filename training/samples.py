@@ -155,7 +155,7 @@ class Frames:
 
     def later(self, dataset: LeRobotDataset, row: int, rng: np.random.Generator) -> int:
         """The frame that a subgoal shows: of the same subtask, a few seconds ahead at most, or its last."""
-        last, soon = dataset.rows(row)[1] - 1, row + round(AHEAD * dataset.fps)
+        last, soon = dataset.end(row) - 1, row + round(AHEAD * dataset.fps)
         end, draw, share = last, rng.random(), rng.random()
         if dataset.subtask is not None:
             ids = dataset.subtask.ids[row : last + 1]
@@ -267,9 +267,9 @@ def chunk_at(dataset: LeRobotDataset, row: int, horizon: int, through: bool) -> 
 
     Where another may have acted (a `driver`), what follows is known only as far as the teacher drove, and a
     finished subtask ends in holding still (not `through`: for networks that know no subtasks). In other
-    datasets a chunk goes on to the episode's end.
+    datasets a chunk goes on to the episode's end, or until a person let go.
     """
-    here = slice(row, min(row + horizon, dataset.rows(row)[1]))
+    here = slice(row, min(row + horizon, dataset.end(row)))
     action, driver, done = dataset.action[here], np.zeros(here.stop - row, int), None
     subtask = dataset.subtask.ids[here] if dataset.subtask else driver
     if dataset.driver is None:
@@ -284,11 +284,12 @@ def chunk_at(dataset: LeRobotDataset, row: int, horizon: int, through: bool) -> 
 
 
 def places(datasets: Sequence[LeRobotDataset], held: bool) -> np.ndarray:
-    """(N, 2): dataset and row of every frame of the episodes on one side of the hold-out."""
+    """(N, 2): dataset and row of every frame that teaches, of the episodes on one side of the hold-out."""
     found = []
     for which, dataset in enumerate(datasets):
         apart = np.array([held_out(f"{dataset.name}/{n}") for n in dataset.numbers])
         apart &= apart.mean() <= MOST_APART
-        rows = np.flatnonzero(apart[dataset.episode] == held)
+        rows = apart[dataset.episode] == held
+        rows = np.flatnonzero(rows if dataset.teaches is None else rows & dataset.teaches)
         found.append(np.stack([np.full(len(rows), which), rows], 1))
     return np.concatenate(found)

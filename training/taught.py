@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 BY_PERSON = "person"  # in the column acted_by
 PAUSE = 1.0  # seconds without a motion, from which on nothing is shown
-STILL = 1e-3  # the least that is a motion, of the full scale
+STILL = 2e-3  # the least that is a motion: of an action, and as a share of all the way that the arm went
 
 
 def stretches(shown: np.ndarray) -> list[tuple[int, int]]:
@@ -39,13 +39,15 @@ def stretches(shown: np.ndarray) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
-def moving(action: np.ndarray, fps: float, positions: bool = False) -> np.ndarray:
-    """(T, A) what a person did, in one stretch -> (T,) bool: not within a pause. The gripper is the last
-    number; positions: actions are positions, which rest where they stay.
+def moving(action: np.ndarray, state: np.ndarray, fps: float) -> np.ndarray:
+    """(T, A), (T, D) of one stretch -> (T,) bool: not within a pause, in which the same action leaves the arm
+    where it is. Whether actions are speeds or positions does not matter.
     """
-    change = np.abs(np.diff(action, axis=0, prepend=action[:1]))
-    still = (change if positions else np.abs(action))[:, :-1].max(1, initial=0.0) <= STILL
-    still &= change[:, -1] <= STILL
+    if not len(action):
+        return np.zeros(0, bool)
+    change = lambda values: np.abs(np.diff(values, axis=0, prepend=values[:1]))
+    still = (change(action) <= STILL).all(1)
+    still &= (change(state) <= STILL * np.maximum(np.ptp(state, axis=0), 1e-6)).all(1)
     out = np.ones(len(action), bool)
     for a, b in stretches(still):
         if b - a >= PAUSE * fps:
@@ -84,8 +86,8 @@ class Shown:
         memory[memory == ""] = NOTHING
         shown = np.array([row["acted_by"] == BY_PERSON and bool(row["subtask"]) for row in rows])
         teaches, parts = np.zeros(len(rows), bool), {}
-        for a, b in stretches(shown):
-            teaches[a:b] = moving(action[a:b], fps) | (subtask[a:b] == DONE)
+        for a, b in stretches(shown) or [(0, 0)]:
+            teaches[a:b] = moving(action[a:b], state[a:b], fps) | (subtask[a:b] == DONE)
             labels = action[a:b], np.full(b - a, TEACHER), subtask[a:b], DONE
             found = (*chunk_labels(*labels), *chunk_labels(*labels, through=True))
             for name, values in zip(("chunk", "valid", "through", "through_valid"), found, strict=True):
@@ -112,11 +114,12 @@ class Shown:
     def pictures(self, root: Path, number: int) -> dict[str, np.ndarray]:
         """(T, H, W, 3) uint8 by camera."""
         table = pq.read_table(data_path(root, number), columns=[f"{IMAGES}{name}" for name in CAMERAS])
-        table = table.take(self.rows)
-        return {
-            name: np.stack([decode_png(row["bytes"]) for row in table[f"{IMAGES}{name}"].to_pylist()])
-            for name in CAMERAS
-        }
+        table, found = table.take(self.rows), {}
+        for name, size in CAMERAS.items():
+            found[name] = np.zeros((len(table), *size, 3), np.uint8)
+            for t, row in enumerate(table[f"{IMAGES}{name}"].to_pylist()):
+                found[name][t] = decode_png(row["bytes"])
+        return found
 
     def complete(self, planner: LearnedPlanner, pictures: dict[str, np.ndarray]) -> Counter[str]:
         """What nobody typed, as this planner says it: what it sees, and where the words point. It is asked
@@ -168,6 +171,8 @@ def shard(
     for word, count in left_out.items():
         print(f"{root}: {count} frames left out, whose subtask has the unknown word '{word}'")
     arrays = {name: np.concatenate(values) for name, values in parts.items()}
+    if not len(arrays["step"]):
+        raise UserError(f"cache: expected frames with a subtask that a person typed in {root}, found none")
     pictures = {name: arrays.pop(name) for name in CAMERAS}
     meta = {"dataset": root, "frames": len(arrays["step"]), "episodes": about, "strings": list(strings)}
     return arrays, pictures, meta
