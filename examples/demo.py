@@ -1,9 +1,10 @@
 """Sit at a terminal beside the agent: see what it sees and thinks, talk to it, stop it, disturb it.
 
 Keys: space pauses, "." steps, - and + change the speed, r resets, n is the next task, x the emergency stop
-(again: free), p nudges a block, d drops what is held, v starts and ends a video, q quits; two letters or
-enter begin a line to type to it. Typed: an instruction, a correction, "stop", "go on"; "subtask: pick up the
-red block" plans in the planner's place, with "at 40% 62%" there (across and down), until "subtask:".
+(again: free), p nudges a block, d drops what is held, v starts and ends a video, q quits; t takes the arm
+over (arrows, w and s, a and d, g move it) and hands it back; two letters or enter begin a line to type to it.
+Typed: an instruction, a correction, "stop", "go on"; "subtask: pick up the red block" plans in the planner's
+place, with "at 40% 62%" there (across and down), until "subtask:", or says what a person shows who drives.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from agent.console.session import SPEEDS, Session
 from agent.evaluation.episode import limits
 from agent.evaluation.recorded import who
 from agent.evaluation.settings import Settings, build, check_run, recovers
+from agent.recording.columns import TABLETOP
 from agent.recording.runs import RunWriter
 from agent.safety import Safety
+from agent.teach import Taught
+from agent.teleop import Keyboard
 from backbone.errors import UserError
 from examples.rollout import SHOWN, chosen
 
@@ -111,6 +115,9 @@ def wake(settings: Settings, clock: str, out: Path, told) -> Session:
         )
     ticking = live.clock if clock == "realtime" else None
     env, agent = build(settings, render_mode="rgb_array", ticking=ticking)
+    names = TABLETOP.action
+    if env.action_space.shape == (len(names),) and env.rest == "zero":  # a hand that is moved by its speeds
+        agent = Taught(agent, Keyboard(names))
     return Session(env, agent, Safety(limits(env)), out, told)
 
 

@@ -20,7 +20,11 @@ from agent.console.view import Frame
 from agent.evaluation.episode import limits
 from agent.evaluation.settings import Settings, build
 from agent.policy import load
+from agent.recording.columns import TABLETOP
+from agent.recording.runs import RunReader, RunWriter
 from agent.safety import Safety
+from agent.teach import Taught
+from agent.teleop import Keyboard as Keys
 from backbone.observation import Observation
 from envs.tabletop.commands import point, understand
 
@@ -99,11 +103,11 @@ def test_the_point_is_a_cross_around_its_place(point):
 
 
 def test_what_a_terminal_sends_is_keys():
-    sent = "a\r\x1b[A\x1bOA\x1b[200~é\x1b[<0;5;2M\x1b[<0;5;2m\x1b"
-    assert split(sent) == ["a", ENTER, UP, UP, "é", "click 4 1", ESCAPE]
+    sent = "a\r\x1b[A\x1bOA\x1b[D\x1b[1;5C\x1b[200~é\x1b[<0;5;2M\x1b[<0;5;2m\x1b"
+    assert split(sent) == ["a", ENTER, UP, UP, "left", "é", "click 4 1", ESCAPE]
     line = Line()
     line.open()
-    for key in "stop":
+    for key in (*"stop", "left"):
         assert line.press(key) is None
     assert line.press(ENTER) == "stop" and line.text is None
     line.open()
@@ -342,7 +346,6 @@ def test_one_simply_types(session):
 
 def test_what_is_done_here_is_recorded_and_can_be_played_again(session, tmp_path):
     from agent.evaluation.recorded import who
-    from agent.recording.runs import RunWriter
     from examples.replay import main as replay
 
     session.recording.writers.append(RunWriter(tmp_path / "runs", who(Settings())))
@@ -354,3 +357,44 @@ def test_what_is_done_here_is_recorded_and_can_be_played_again(session, tmp_path
     session.begin(SCENE, SAID)  # which keeps what there was
     session.recording.end()
     assert replay(tmp_path / "runs") == 0 and replay(tmp_path / "runs", agent=True) == 0
+
+
+def test_a_person_drives_by_keys_and_words_and_what_they_type_is_recorded(session, tmp_path):
+    session.press("t")
+    assert session.shown.message == "this arm cannot be moved by keys"
+    session.agent = Taught(session.agent, Keys(TABLETOP.action))
+    session.recording.writers.append(RunWriter(tmp_path / "runs"))
+    session.begin(session.seed)
+    ticks(session, 6)
+    line = Line()
+    assert not session.steer("w"), "nobody drives"
+    session.press("t")
+    assert session.shown.driving
+    session.obey("subtask: lift the hand")
+    at = where(session)
+    for _ in range(8):
+        typed(session, line, "w")
+        typed(session, line, "right")
+        ticks(session, 1)
+    moved = where(session) - at
+    assert moved[2] > 0.03 and moved[1] > 0.03 and abs(moved[0]) < 0.03 and line.text is None
+    closed = session.agent.teleop.closed
+    session.obey("left 4")
+    typed(session, line, "g")
+    ticks(session, 4)
+    assert session.agent.teleop.closed is not closed and doing(session) == "lift the hand"
+    assert "you drive" in drawn(session) and "g grip" in drawn(session)
+    session.obey("hand back")
+    ticks(session, 9)
+    assert not session.shown.driving and doing(session) != "lift the hand"
+    session.close()
+    rows = RunReader(tmp_path / "runs").rows(0)
+    assert [t for t, row in enumerate(rows) if row["intervention"]] == list(range(6, 18))
+    assert {row["subtask"] for row in rows[6:18]} == {"lift the hand"}
+    assert {row["acted_by"] for row in rows[6:18]} == {"person"}
+
+
+def drawn(session: Session) -> str:
+    console, out = screen_of(110, 30)
+    console.print(Frame(session.shown))
+    return out.getvalue()

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from backbone.errors import UserError
 
 ENTER, ESCAPE, BACKSPACE, UP, CTRL_U, CTRL_W, CTRL_X = "\n", "\x1b", "\x7f", "up", "\x15", "\x17", "\x18"
+ARROWS = {"A": UP, "B": "down", "C": "right", "D": "left"}
 CLICK = re.compile(r"click (\d+) (\d+)")  # the column and the row of a key that is a mouse's
 MOUSE = "\x1b[?1000{0}\x1b[?1006{0}"  # h: clicks are told, l: they are the terminal's own
 _CLICKED = re.compile(r"\x1b\[<0;(\d+);(\d+)M")
@@ -92,13 +93,14 @@ class Keyboard:
 
 
 def split(text: str) -> list[str]:
-    """Keys out of what a terminal sends: the arrow up and a click by name, others of their kind left out."""
+    """Keys out of what a terminal sends: arrows and a click by name, others of their kind left out."""
     keys, at = [], 0
     while at < len(text):
         if found := _SEQUENCE.match(text, at):
             if click := _CLICKED.fullmatch(found[0]):
                 keys.append(f"click {int(click[1]) - 1} {int(click[2]) - 1}")
-            keys += [UP] if found[0] in ("\x1b[A", "\x1bOA") else []
+            arrow = len(found[0]) == 3 and ARROWS.get(found[0][2])
+            keys += [arrow] if arrow else []
             at = found.end()
         else:
             keys.append({"\r": ENTER, "\b": BACKSPACE}.get(text[at], text[at]))
@@ -148,6 +150,6 @@ class Line:
             self.text = ""
         elif key == CTRL_W:
             self.text = text.rstrip().rpartition(" ")[0]
-        elif key.isprintable():
+        elif key.isprintable() and len(key) == 1:
             self.text = text + key
         return None

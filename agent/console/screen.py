@@ -104,9 +104,12 @@ def run(session: Session, console: Console, pictures: str = "half", seconds: flo
 
 
 def typed(session: Session, line: Line, key: str, frame: Frame | None = None) -> None:
-    """A key: of a line that is open, or one that does something; two letters in a row begin a line. The
-    emergency stop is heard at once. frame: what there is to click on.
+    """A key: of a line that is open, or one that does something; two letters in a row begin a line, but while
+    the person drives those that move the hand are heard at once, as the emergency stop always is. frame: what
+    there is to click on.
     """
+    if line.text is None and session.steer(key):
+        return
     letter = key.isalpha() and len(key) == 1 and line.text is None and key != "x"
     if letter and line.held:
         line.open(line.held + key)

@@ -18,6 +18,7 @@ from agent.evaluation.episode import SLIGHT
 from agent.loop import Agent
 from agent.recording import ENDED, Frame, Recording, Run
 from agent.safety import Safety
+from agent.teach import Taught
 from backbone.errors import UserError
 from backbone.observation import Observation
 from envs.contract import EvaluationEnv
@@ -29,8 +30,9 @@ DEAR = 0.02  # seconds: a world that takes longer to draw is drawn only when the
 AT_ONCE = ("x", "\x18", "q")  # keys that are obeyed while the agent thinks, others after it
 HELP = (
     "type what the arm should do, or a correction; stop, go on, faster, slower; subtask: pick up the red "
-    "block at 40% 62% (across, down), subtask: (the planner plans again); emergency stop (again: free), "
-    "reset, next, step, nudge, drop, video, quit"
+    "block at 40% 62% (across, down), subtask: (the planner plans again); take over, then left, right, away, "
+    "near, up, down, turn left, turn right (and for how many ticks), grip, hand back; emergency stop (again: "
+    "free), reset, next, step, nudge, drop, video, quit"
 )
 
 
@@ -43,7 +45,7 @@ class Session:
     def __init__(
         self,
         env: EvaluationEnv,
-        agent: Agent,
+        agent: Agent | Taught,
         safety: Safety,
         out: Path = Path("outputs/demo"),
         told: Callable[[Note], None] = lambda note: None,
@@ -59,7 +61,7 @@ class Session:
             " ": self.pause, ".": self.single, "-": partial(self.pace, -1), "+": partial(self.pace, 1),
             "=": partial(self.pace, 1), "r": self.again, "n": self.next, "x": self.emergency,
             "\x18": self.emergency, "p": partial(self.perturb, "move", "take"),
-            "d": partial(self.perturb, "slip"), "v": self.record, "q": self.leave,
+            "d": partial(self.perturb, "slip"), "v": self.record, "q": self.leave, "t": self.turn,
         }  # fmt: skip
         self.words: dict[str, Callable[[], None]] = {
             "step": self.single, "reset": self.again, "next": self.next,
@@ -100,6 +102,7 @@ class Session:
         self._times: deque[float] = deque(maxlen=41)
         self._judge()
         judged = self.shown.progress is not None
+        self.shown.driving = self.drives
         self.recording.begin(Run.of(self.env, seed, instruction, judged=judged))
         self.shown.note(f"{self.shown.title}: {said}", "start")
 
@@ -134,7 +137,7 @@ class Session:
         shown.hertz = _rate(self._times)
         if step is not None:
             shown.happened(step, env.rate)
-        shown.waits = agent.stopped
+        shown.waits, shown.driving = agent.stopped, self.drives
         self._interventions()
         if info.get("instruction_changed") and self._asked is None:
             agent.say(env.task_description)
@@ -184,10 +187,28 @@ class Session:
     def obey(self, text: str) -> None:
         """A typed line: a command, or what the agent makes of it. What is wrong with it becomes a message."""
         plain = " ".join(text.lower().split()).rstrip(".!")
+        if self.drives and self.agent.teleop.obey(plain):
+            return
         if plain in self.words:
             self._do(self.words[plain], plain in ("emergency stop", "quit"))
         elif plain:
             self._do(partial(self._say, text))
+
+    @property
+    def drives(self) -> bool:
+        """Whether the person moves the arm."""
+        return isinstance(self.agent, Taught) and self.agent.drives
+
+    def turn(self) -> None:
+        """The person takes the arm over, or hands it back."""
+        if not isinstance(self.agent, Taught):
+            return self.shown.refuse("this arm cannot be moved by keys")
+        self.agent.hand_back() if self.drives else self.agent.take_over()
+        self.shown.driving = self.drives
+
+    def steer(self, key: str) -> bool:
+        """Whether it is a key that moves the hand, while the person drives."""
+        return self.drives and self.agent.teleop.press(key)
 
     def pause(self, on: bool | None = None) -> None:
         self.shown.paused = not self.shown.paused if on is None else on
@@ -290,7 +311,7 @@ class Session:
             self.shown.told_anew(agent.instruction)
         if self.shown.paused and answer == "go on":
             self.pause(False)
-        self.shown.waits = agent.stopped
+        self.shown.waits, self.shown.driving = agent.stopped, self.drives
         self.shown.note(f"you say: {text}" + ("" if answer == text else f" ({answer})"), "you")
 
     def _judge(self) -> None:

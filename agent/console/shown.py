@@ -17,6 +17,7 @@ WARNINGS = ("failed", "garbled: ", "gave up", "stalled", "oscillates", "backs of
 RETREAT = "back off"  # what is shown of a recovery
 BY_HAND = "by hand"  # of a person who says nothing of it
 PLAINER = {"done": "the agent says: done"}
+PLAINER |= {"taken over": "you drive", "handed back": "the agent drives again"}
 PLAINER |= {f"late {lane} dropped": "a late answer is dropped" for lane in ("both", "plan", "chunk")}
 LATEST = 50  # looks, of which the median time is shown
 
@@ -73,6 +74,7 @@ class Shown:
     paused: bool = False
     waits: bool = False  # it was told to stop
     stopped: bool = False  # the emergency stop
+    driving: bool = False  # a person moves the arm
     over: bool = False  # the episode
     recording: str = ""
     pixels: dict[str, np.ndarray] = field(default_factory=dict)

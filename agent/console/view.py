@@ -21,7 +21,11 @@ ROWS = 18  # that they get at least before there is another picture below them
 LEAST, OTHER = 20, 14  # columns below which a picture shows nothing
 KEYS = (
     "space pause", ". step", "-/+ speed", "x STOP", "r reset", "n next", "p nudge", "d drop", "enter say",
-    "v video", "q quit",
+    "t drive", "v video", "q quit",
+)  # fmt: skip
+DRIVING = (
+    "t hand back", "x STOP", "arrows move", "w/s up, down", "a/d turn", "g grip", "enter subtask: ...",
+    "space pause", "q quit",
 )  # fmt: skip
 TYPING = "  an instruction, a correction, stop, go on, or subtask: ...   esc gives up"
 OVER = "this one is over: n the next task, r again, or enter and say something else"
@@ -106,7 +110,7 @@ class Frame:
         else:
             said = Text(f" {OVER}" if shown.over else " ", "cyan")
         keys = []
-        for key in KEYS:
+        for key in DRIVING if shown.driving else KEYS:
             name, what = key.split(" ", 1)
             keys.append(Text.assemble((name, "bold red" if name == "x" else "bold"), (f" {what}", "dim")))
         return [
@@ -157,6 +161,8 @@ def _bar(shown: Shown) -> Text:
     state, style = "running", "black on green"
     if shown.waits:
         state, style = "stopped: say go on", "black on yellow"
+    if shown.driving:
+        state, style = "you drive", "black on cyan"
     if shown.solved is not None:
         state, style = "solved", "bold black on bright_green"
     if shown.paused:
