@@ -383,7 +383,7 @@ def test_a_person_drives_by_keys_and_words_and_what_they_type_is_recorded(sessio
     typed(session, line, "g")
     ticks(session, 4)
     assert session.agent.teleop.closed is not closed and doing(session) == "lift the hand"
-    assert "you drive" in drawn(session) and "g grip" in drawn(session)
+    assert "you drive" in drawn(session) and "hand back" in drawn(session)
     session.obey("hand back")
     ticks(session, 9)
     assert not session.shown.driving and doing(session) != "lift the hand"
