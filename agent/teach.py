@@ -12,7 +12,7 @@ What a person types meanwhile says what the frames show, for who learns from the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,10 +22,11 @@ from agent.asks import Asking, run_alone
 from agent.loop import Agent
 from agent.step import Step
 from agent.talk import pointed
-from agent.teleop import Reader, Teleop, close, numbers, said
+from agent.teleop import Reader, Teleop, close, connect, numbers, said
 from backbone.errors import UserError
 from backbone.observation import Observation
 from highlevel.plan import DONE, Plan, Target, parse_plan_text
+from lowlevel.controller import ActionChunk
 
 _TYPED = re.compile(r"(subtask|memory) ?:(.*)", re.IGNORECASE | re.DOTALL)
 TAKE, GIVE = ("take over", "my turn"), ("hand back", "your turn")
@@ -33,7 +34,8 @@ TAKE, GIVE = ("take over", "my turn"), ("hand back", "your turn")
 
 class Taught:
     """agent: who drives otherwise. names: the robot's numbers of an action, in order; by default those that
-    the teleop says it has. called: the teleop's name for some of them, where it is another.
+    the teleop says it has. called: the teleop's name for some of them, where it is another; ours: its numbers
+    (A,) in the robot's units, where they are in others.
 
     driving: the person drives from the start of every episode, and until handed back. moves: takes over when
     a number of the teleop has gone so far from where it was let go; None only when told (`take_over`). rests:
@@ -49,13 +51,14 @@ class Taught:
         teleop: Teleop,
         names: Sequence[str] = (),
         called: Mapping[str, str] | None = None,
+        ours: Callable[[np.ndarray], np.ndarray] | None = None,
         driving: bool = False,
         moves: float | None = None,
         rests: float | None = None,
     ):
         self.agent, self.teleop = agent, teleop
-        self.names = tuple(names) or _names(teleop)
-        self.called, self.moves, self.rests = dict(called or {}), moves, rests
+        self.names = tuple(names) or names_of(teleop)
+        self.called, self.ours, self.moves, self.rests = dict(called or {}), ours, moves, rests
         self._live = agent.clock.beside is not None
         waits = self._live and not getattr(teleop, "instant", False)
         self._device: Teleop = Reader(teleop, agent.clock.rate) if waits else teleop
@@ -66,11 +69,7 @@ class Taught:
         return getattr(self.agent, name)
 
     def __enter__(self) -> Taught:
-        try:
-            self._device.connect()
-        except Exception as error:
-            close(self._device)
-            raise UserError(f"teleop: expected one that connects, got: {said(error)}") from error
+        self._device.connect() if isinstance(self._device, Reader) else connect(self._device)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -111,6 +110,8 @@ class Taught:
         if plain in TAKE or plain in GIVE:
             self.take_over() if plain in TAKE else self.hand_back()
             return TAKE[0] if plain in TAKE else GIVE[0]
+        if self.drives and hasattr(self.teleop, "obey") and self.teleop.obey(plain):
+            return plain
         typed = _TYPED.fullmatch(text.strip())
         if typed and typed[1].lower() == "memory":
             self.agent.memory = " ".join(typed[2].split())
@@ -190,7 +191,8 @@ class Taught:
         return Step(action, plan.text, plan, tuple(events), revision=self.agent.revision, person=True)
 
     def _reading(self) -> np.ndarray:
-        return numbers(self._device.get_action(), self.names, self.called)
+        found = numbers(self._device.get_action(), self.names, self.called)
+        return found if self.ours is None else np.asarray(self.ours(found), np.float32)
 
     def _watch(self) -> None:
         """Take over if the teleop was moved."""
@@ -212,7 +214,19 @@ class Taught:
             self._wish = False
 
 
-def _names(teleop: Teleop) -> tuple[str, ...]:
+class Nobody:
+    """In the agent's place where a person drives from start to end: it holds still."""
+
+    blind = True
+
+    def __init__(self, action_dim: int):
+        self.action_dim = action_dim
+
+    def act(self, observation: Observation, subtask: str, committed: np.ndarray | None = None) -> ActionChunk:
+        raise UserError("expected a policy to go on, got none")
+
+
+def names_of(teleop: Teleop) -> tuple[str, ...]:
     """As a LeRobot teleop tells them: {name: kind}, or {"names": {name: place}}."""
     told = getattr(teleop, "action_features", None)
     told = told.get("names", told) if isinstance(told, Mapping) else told

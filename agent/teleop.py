@@ -5,6 +5,7 @@ Of that interface `connect`, `get_action` (a dict of numbers by feature name) an
 
 from __future__ import annotations
 
+import inspect
 import re
 import threading
 import time
@@ -60,7 +61,7 @@ class Reader:
         self._read: tuple[float, Any] | None = None  # when, and what or the error
 
     def connect(self) -> None:
-        self.device.connect()
+        connect(self.device)
         self._over.clear()
         self._thread = threading.Thread(target=self._run, name="teleop", daemon=True)
         self._thread.start()
@@ -159,6 +160,20 @@ class Keyboard:
                 del self._left[key]
         action[-1] = 1.0 if self.closed else -1.0
         return dict(zip(self.names, action.tolist(), strict=True))
+
+
+def connect(device: Teleop) -> None:
+    """UserError in one line where it is not there. Nobody is asked to calibrate it now."""
+    try:
+        options = inspect.signature(device.connect).parameters
+        device.connect(**({"calibrate": False} if "calibrate" in options else {}))
+        ready = getattr(device, "is_calibrated", True)
+    except Exception as error:
+        close(device)
+        raise UserError(f"teleop: expected one that connects, got: {said(error)}") from error
+    if not ready:
+        close(device)
+        raise UserError("teleop: expected it calibrated (lerobot-calibrate), it is not")
 
 
 def close(device: Teleop) -> None:

@@ -1,7 +1,9 @@
 """Run the agent on a robot in real time: one that LeRobot drives, any with its interface, or a simulated one.
 
 What it plans and what happens is told in lines; what is typed meanwhile is said to it: an instruction, a
-correction, "stop", "go on", "subtask: ...", "next", "quit". See docs/hardware.md.
+correction, "stop", "go on", "subtask: ...", "next", "quit". With --teleop a person may take the arm over and
+hand it back: when the teleop is moved, or by the words "take over" and "hand back" (docs/teaching.md). See
+docs/hardware.md.
 """
 
 from __future__ import annotations
@@ -27,10 +29,13 @@ from agent.recording import Recording
 from agent.recording.runs import RunWriter
 from agent.recovery import Recovery
 from agent.robots import resize_with_pad
+from agent.teach import Nobody, Taught, names_of
+from agent.teleop import Keyboard
 from agent.when import read_rules
 from backbone.errors import UserError
 from envs.hardware import Hardware
-from envs.robots.config import read_config
+from envs.robots.config import Config, read_config
+from envs.robots.named import make_robot
 from highlevel.plan import DONE
 
 
@@ -48,11 +53,17 @@ def main(
     rest: bool = True,
     record: Path | None = None,
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = (),
+    teleop: str | None = None,
+    teleop_set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = (),
+    moves: float | None = None,
+    rests: float | None = None,
+    driving: bool = False,
 ) -> int:
     """Args:
     robot: "sim", or a file .toml that tells about a robot (docs/hardware.md).
     instruction: what to do. Of the simulated robot the scene's own words by default.
-    checkpoint: "nano" (shipped), a checkpoint directory, or somebody else's policy (see `evaluate`).
+    checkpoint: "nano" (shipped), a checkpoint directory, somebody else's policy (see `evaluate`); or "none",
+    where a person drives from start to end.
     planner: learned; none (the instruction in the subtask's place); or somebody else's model, vlm:NAME or
     openai:MODEL@BASE_URL (see `evaluate`).
     execute: control ticks between looks of the agent.
@@ -64,6 +75,11 @@ def main(
     rest: go to the rest pose after each episode.
     record: folder for the runs as a LeRobot dataset; more are added to what is there (docs/recording.md).
     set: settings of the robot's own instead of its file's, as latency=0.05.
+    teleop: what a person moves the arm with: a type of LeRobot's, module:Class, or "words" (typed: left 10).
+    teleop_set: settings of it, as port=/dev/ttyACM1.
+    moves: take over when a number of the teleop has gone so far (in the robot's units); else by "take over".
+    rests: hand back when the teleop has rested for so many seconds; else by "hand back".
+    driving: the person drives from the start of each episode.
     """
     if episodes < 1 or seed < 0:
         raise UserError(f"episodes: expected at least 1 and a seed of 0 or more, got {episodes} and {seed}")
@@ -73,7 +89,9 @@ def main(
     torch.set_num_threads(1)  # so small a network is no faster on more, and far slower on busy ones
     with ExitStack() as stack:
         stack.enter_context(leaving())
-        policy = open_policy(checkpoint)
+        if checkpoint == "none" and teleop is None:
+            raise UserError("checkpoint: expected a policy, or a --teleop for a person, got none")
+        policy = Nobody(len(config.action)) if checkpoint == "none" else open_policy(checkpoint)
         hardware = Hardware(config, fit=resize_with_pad, sizes=sizes_of(policy))
         simulated = hasattr(hardware.robot, "begin")
         if not simulated and instruction is None:
@@ -84,7 +102,11 @@ def main(
         how = {"replan": read_rules(replan)}
         if recover or (recover is None and simulated and planner == "learned"):
             how["recovery"] = Recovery(home=DONE if planner == "learned" else None)
+        planner, driving = ("none", True) if checkpoint == "none" else (planner, driving)
         agent = build(policy, checkpoint, planner, execute, hardware, how)
+        if teleop is not None:
+            agent = taught(agent, teleop, read_settings(teleop_set), config, moves, rests, driving)
+            stack.enter_context(agent)
         stack.enter_context(hardware)
         there = os.isatty(sys.stdin.fileno())
         if there:
@@ -129,6 +151,27 @@ def build(policy, checkpoint: str, planner: str, execute: int, hardware: Hardwar
     controller = policy if is_foreign(checkpoint) else None
     clock = live.clock(hardware.rate)
     return Agent(policy, plans, controller, execute, clock, hardware.rest, **how)
+
+
+def taught(
+    agent: Agent,
+    name: str,
+    settings: dict[str, Any],
+    config: Config,
+    moves: float | None,
+    rests: float | None,
+    driving: bool,
+) -> Taught:
+    """The agent with a person who may take over. A teleop that has our names for an action speaks in our
+    units, else it has the robot's names and units.
+    """
+    names = tuple(command.name for command in config.action)
+    device = Keyboard(names) if name == "words" else make_robot(name, settings, "teleop")
+    how: dict[str, Any] = {"moves": moves, "rests": rests, "driving": driving}
+    if not set(names) <= set(names_of(device)):
+        how["called"] = {command.name: command.feature for command in config.action}
+        how["ours"] = lambda values: [c.ours(float(v)) for c, v in zip(config.action, values, strict=True)]
+    return Taught(agent, device, names, **how)
 
 
 def sizes_of(policy) -> dict[str, tuple[int, int]]:
