@@ -123,7 +123,13 @@ def test_labels_are_added_and_nothing_else_changes(tmp_path, video):
 
 
 def test_both_forms_say_the_same_and_others_words_stay(tmp_path):
-    plan = {"role": "assistant", "content": "a plan", "style": "plan", "timestamp": 0.0}
+    plan = {
+        "role": "assistant",
+        "content": "a plan",
+        "style": "plan",
+        "timestamp": 0.0,
+        "tool_calls": [{"name": "say"}],
+    }
     old = plan | {"content": "grope", "style": "subtask"}
     root = write_set(tmp_path / "set", language_persistent=[[plan, old]] * sum(LENGTHS))
     writing.apply(root, {0: ONE, 1: [Segment(0, 12, "fold", "m")]})
@@ -135,7 +141,9 @@ def test_both_forms_say_the_same_and_others_words_stay(tmp_path):
     told = [(x["style"], x["content"], round(x["timestamp"], 4)) for x in rows[0]]
     changes = [("memory", "nothing", 0.0), ("plan", "a plan", 0.0), ("subtask", "reach", 0.0)]
     assert told == [*changes, ("memory", "reached", 0.3), ("subtask", "wipe", 0.3)]
-    assert all((x["role"], x["camera"], x["tool_calls"]) == ("assistant", None, None) for x in rows[0])
+    assert all((x["role"], x["camera"]) == ("assistant", None) for x in rows[0])
+    calls = {x["style"]: x["tool_calls"] for x in rows[0]}
+    assert calls == {"memory": None, "plan": ['{"name": "say"}'], "subtask": None}
     assert first[EVENTS].to_pylist() == [[]] * len(first)
     features = json.loads((root / "meta/info.json").read_text())["features"]
     assert features[PERSISTENT] == features[EVENTS] == {"dtype": "language", "shape": [1], "names": None}

@@ -9,7 +9,7 @@ language_persistent, language_events    LeRobot's later form: the list of all th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from training.annotate.segments import Segment, texts
 PERSISTENT, EVENTS = "language_persistent", "language_events"
 PLAIN = {"subtask_index": scalar("int64"), "memory": scalar("string")}
 LANGUAGE = {name: scalar("language") for name in (PERSISTENT, EVENTS)}
+Columns = Callable[[int, int], dict[str, "pa.Array | pa.ChunkedArray"]]
 OURS = ("subtask", "memory")  # styles of rows that are labels; all others belong to somebody else
 
 _FIRST = [
@@ -85,23 +86,34 @@ class Labels:
                 values[rows] = said
                 self.changed.add(number)
 
-    def columns(self, index: Mapping[str, int], language: bool) -> dict[str, pa.Array]:
-        """All of them, by name. index: of the subtasks."""
-        found = {
-            "subtask_index": pa.array([index[text] for text in self.subtask], pa.int64()),
-            "memory": pa.array(self.memory.tolist(), pa.string()),
-        }
-        if language:
-            numbers = list(self.rows)
-            lists = pa.array([self._language(number) for number in numbers], PERSISTENT_TYPE)
-            place = {number: k for k, number in enumerate(numbers)}
-            found[PERSISTENT] = lists.take(pa.array([place[int(n)] for n in self.episode]))
-            found[EVENTS] = (
-                self.table[EVENTS].combine_chunks()
-                if EVENTS in self.table.column_names
-                else pa.array([[]] * len(self.table), EVENTS_TYPE)
-            )
-        return found
+    def written(self, language: bool) -> bool:
+        """Whether the file says it already."""
+        wanted = {*PLAIN, *(LANGUAGE if language else ())}
+        return not self.changed and wanted <= set(self.table.column_names)
+
+    def columns(self, index: Mapping[str, int], language: bool) -> Columns:
+        """Columns by name, for rows from .. to. index: of the subtasks."""
+        numbers = list(self.rows)
+        place = {number: k for k, number in enumerate(numbers)}
+        lists = [self._language(number) for number in numbers] if language else []
+        lists = pa.array(lists, PERSISTENT_TYPE)
+        no_events = EVENTS not in self.table.column_names
+
+        def of(start: int, stop: int) -> dict[str, pa.Array]:
+            rows = slice(start, stop)
+            found = {
+                "subtask_index": pa.array([index[text] for text in self.subtask[rows]], pa.int64()),
+                "memory": pa.array(self.memory[rows].tolist(), pa.string()),
+            }
+            if language:
+                found[PERSISTENT] = lists.take(pa.array([place[int(n)] for n in self.episode[rows]]))
+                events = (
+                    pa.array([[]] * (stop - start), EVENTS_TYPE) if no_events else self.table[EVENTS][rows]
+                )
+                found[EVENTS] = events
+            return found
+
+        return of
 
     def _language(self, number: int) -> list[dict[str, Any]]:
         """What is said in an episode: others' rows, and a row at each change of a label."""
@@ -109,7 +121,7 @@ class Labels:
         if there and number not in self.changed:
             return there
         rows = self.rows[number]
-        said = [row for row in there if row["style"] not in OURS]
+        said = [_json(row) for row in there if row["style"] not in OURS]
         for style, values in zip(OURS, (self.subtask[rows], self.memory[rows]), strict=True):
             for k, row in enumerate(rows):
                 if values[k] != (values[k - 1] if k else ""):
@@ -118,7 +130,13 @@ class Labels:
         return sorted(said, key=lambda x: (x["timestamp"], x["style"] or "", x["role"]))
 
 
-def merged(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
+def _json(row: dict[str, Any]) -> dict[str, Any]:
+    """With calls of tools as text, however they were written."""
+    calls = row.get("tool_calls")
+    return row | {"tool_calls": calls and [c if isinstance(c, str) else json.dumps(c) for c in calls]}
+
+
+def merged(table: pa.Table, columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
     """A table with these columns: in their old places, or behind the others."""
     for name, column in columns.items():
         there = table.schema.get_field_index(name)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from agent.recording.dataset import text_table
 from backbone.errors import UserError
-from training.annotate.columns import EVENTS, LANGUAGE, PERSISTENT, PLAIN, Labels, described, merged
+from training.annotate.columns import EVENTS, LANGUAGE, PERSISTENT, PLAIN, Columns, Labels, described, merged
 from training.annotate.segments import Segment
 from training.lerobot import UNDER_WAY
 
@@ -52,13 +52,10 @@ def apply(root: Path, labels: Mapping[int, Sequence[Segment]], language: bool = 
     new: list[tuple[Path, Path]] = []
     try:
         for path, file in found:
-            columns = file.columns(texts, language)
-            said = pq.read_schema(path)
-            notes = described(said.metadata, language, table)
-            if _same(file.table, columns) and notes == (said.metadata or {}):
-                continue
-            new.append((_beside(path), path))
-            _rewrite(path, new[-1][0], columns, notes)
+            if not file.written(language):
+                new.append((_beside(path), path))
+                notes = described(pq.read_schema(path).metadata, language, table)
+                _rewrite(path, new[-1][0], file.columns(texts, language), notes)
         if known != dict(enumerate(table)):
             new.append((_beside(known_path), known_path))
             pq.write_table(text_table(table, "subtask_index", "subtask"), new[-1][0])
@@ -155,14 +152,7 @@ def _known(path: Path) -> dict[int, str]:
     return dict(zip(table["subtask_index"].to_pylist(), table[texts].to_pylist(), strict=True))
 
 
-def _same(table: pa.Table, columns: Mapping[str, pa.Array]) -> bool:
-    there = set(table.column_names)
-    return all(
-        name in there and table[name].to_pylist() == column.to_pylist() for name, column in columns.items()
-    )
-
-
-def _rewrite(path: Path, new: Path, columns: Mapping[str, pa.Array], notes: dict[bytes, bytes]) -> None:
+def _rewrite(path: Path, new: Path, columns: Columns, notes: dict[bytes, bytes]) -> None:
     """The file once more, row group by row group, with these columns."""
     source, at, writer = pq.ParquetFile(path), 0, None
     meta = source.metadata
@@ -170,8 +160,7 @@ def _rewrite(path: Path, new: Path, columns: Mapping[str, pa.Array], notes: dict
     try:
         for group in range(meta.num_row_groups):
             rows = source.read_row_group(group)
-            here = {name: column.slice(at, len(rows)) for name, column in columns.items()}
-            table = merged(rows, here).replace_schema_metadata(notes or None)
+            table = merged(rows, columns(at, at + len(rows))).replace_schema_metadata(notes or None)
             codec = "none" if codec == "uncompressed" else codec
             writer = writer or pq.ParquetWriter(new, table.schema, compression=codec)
             writer.write_table(table, row_group_size=max(1, len(table)))
