@@ -38,6 +38,7 @@ def main(
     rate: float = 2.0,
     side: int = 336,
     tries: int = 3,
+    refine: bool = False,
     at_once: int = 1,
     timeout: float = 120.0,
     new_tokens: int = WORDS,
@@ -57,6 +58,7 @@ def main(
     rate: frames a second that it is shown, as far as that many allow.
     side: pixels of the longer side of what it is shown.
     tries: how often it is asked about an episode.
+    refine: ask about each change of subtask once more, shown the frames around it.
     at_once: episodes that a server is asked about at the same time.
     timeout: seconds for an answer of a server.
     new_tokens: the most that it may write.
@@ -70,7 +72,7 @@ def main(
         served = by.startswith("openai:")
         options = {"timeout": timeout, "patience": 2 * timeout, "picture": "jpeg"} if served else {}
         model = open_planner(by, device=device, new_tokens=new_tokens, **options)
-        label = Asker(model, known, frames, rate, side, tries)
+        label = Asker(model, known, frames, rate, side, tries, refine)
     with opened(dataset, out, cameras, redo, episodes) as work:
         if work.before:
             print(f"{work.before} of {work.chosen} episodes have labels (--redo for new ones)", flush=True)
@@ -92,6 +94,8 @@ def main(
         files = work.apply(language_columns)
         left = [e.number for e in work.episodes if e.number not in work.known]
         print(f"{work.root}: {len(work.known)} of {len(work.episodes)} episodes labelled, {files} files new")
+        if kept := [n for n in work.failed if n in work.known]:
+            print(f"with the labels that they had: {' '.join(map(str, kept))}")
         if left:
             print(f"without labels: {' '.join(map(str, left))}")
         if compare is not None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from backbone.errors import UserError
+from backbone.errors import PolicyError, UserError
 from backbone.observation import Observation
 from highlevel.language_model import Dialect, question
 from highlevel.plan import Plan
@@ -81,7 +81,8 @@ class VisionLanguagePlanner:
         self, turns: Sequence[tuple[str, Sequence[str | np.ndarray]]], schema: Mapping[str, Any] | None = None
     ) -> str:
         """What the model says next. turns: who spoke ("system", "user", "assistant") and what, texts and
-        (H, W, 3) uint8 pictures in their order. schema: is not enforced here.
+        (H, W, 3) uint8 pictures in their order. schema: is not enforced here. PolicyError where the model
+        fails, on more than it can read perhaps.
         """
         messages: list[dict[str, Any]] = []
         for role, parts in turns:
@@ -96,7 +97,13 @@ class VisionLanguagePlanner:
                 messages[-1]["content"] += content
             else:
                 messages.append({"role": role, "content": content})
-        return self.write(messages)
+        try:
+            return self.write(messages)
+        except Exception as error:  # of a template, a processor, a model: anybody's
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+            raise PolicyError(
+                f"planner: the model failed ({type(error).__name__}: {reason[:200]})"
+            ) from error
 
     @torch.no_grad()
     def write(self, messages: list[dict[str, Any]]) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from backbone.errors import UserError
+from backbone.errors import PolicyError, UserError
 from highlevel.language_model import shortened
 from highlevel.loose_json import objects
 from highlevel.plan import DONE
@@ -28,6 +29,10 @@ on after the instruction is fulfilled, the last segment's subtask is "{done}".
 
 Answer with one JSON object and nothing else:
 {{"segments": [{{"start": 0.0, "end": seconds, "subtask": words, "memory": words}}, ...]}}"""
+CHANGE = """A robot arm does "{before}" and then "{after}". You are shown frames around the change, each
+behind its time in seconds. Answer with one JSON object and nothing else: {{"start": the time at which the
+second begins}}"""
+CLOSE = 9  # frames that are shown around a change
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+(?:\.\d+)?)\s*(?:s|sec|seconds)?", re.ASCII)
 WRONG = 5  # mistakes of an answer that are told at once
 
@@ -46,7 +51,8 @@ class Asker:
     """Asks about one episode after the other.
 
     subtasks: those that there may be. frames: the most that are shown of an episode, rate: a second, side: of
-    their pictures, pixels. tries: how often it is asked, told what was wrong with its last answer.
+    their pictures, pixels. tries: how often it is asked, told what was wrong with its last answer. refine: it
+    is asked about each change once more, with the frames around it.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class Asker:
         rate: float = 2.0,
         side: int | None = 336,
         tries: int = 3,
+        refine: bool = False,
     ):
         for name, value, least in (("frames", frames, 2), ("tries", tries, 1), ("side", side or 16, 16)):
             if value < least:
@@ -64,7 +71,7 @@ class Asker:
         if not 0 < rate < 1000:
             raise UserError(f"rate: expected frames a second above 0, got {rate}")
         self.model, self.subtasks = model, subtasks or Subtasks()
-        self.frames, self.rate, self.side, self.tries = frames, rate, side, tries
+        self.frames, self.rate, self.side, self.tries, self.refine = frames, rate, side, tries, refine
 
     def __call__(self, episode: Shown) -> tuple[Segment, ...]:
         """Its segments. UserError with what was wrong with the last answer, PolicyError where none came."""
@@ -74,14 +81,53 @@ class Asker:
             ("user", self.question(episode, shown)),
         ]
         for _ in range(self.tries):
-            answer = self.model.converse(turns, self.schema())
+            answer = ""
             try:
-                return self.read(answer, episode, shown)
+                answer = self.model.converse(turns, self.schema())
+                segments = self.read(answer, episode, shown)
+            except PolicyError:
+                raise
             except UserError as error:
                 wrong = str(error)
                 again = f"That cannot be used: {wrong}. Answer again, with all segments."
-                turns = [*turns[:2], ("assistant", [answer]), ("user", [again])]
+                turns = [*turns[:2], ("assistant", [answer or "(nothing)"]), ("user", [again])]
+            else:
+                return self.sharper(episode, shown, segments) if self.refine else segments
         raise UserError(wrong)
+
+    def sharper(
+        self, episode: Shown, shown: Sequence[int], segments: Sequence[Segment]
+    ) -> tuple[Segment, ...]:
+        """The same segments with changes moved to the frame: for each the frames around it are shown, closer
+        and closer. Where the answer is no time among those the change stays where it is.
+        """
+        found = list(segments)
+        for k in range(len(found) - 1):
+            one, other = found[k : k + 2]
+            at, step = other.start, int(np.diff(shown).max(initial=1))
+            while step > 1:
+                low, high = max(one.start + 1, at - step), min(other.end - 1, at + step)
+                near = sorted({int(n) for n in np.linspace(low, high, CLOSE).round()})
+                words = [
+                    CHANGE.format(before=one.subtask, after=other.subtask),
+                    *self.pictures(episode, near),
+                    f'When does the robot begin to "{other.subtask}"?',
+                ]
+                said = self._start(words)
+                if said is None or not low <= episode.frame(said) <= high:
+                    break
+                at, step = episode.frame(said), int(np.diff(near).max(initial=1))
+            found[k : k + 2] = replace(one, end=at), replace(other, start=at)
+        return checked(found, len(episode))
+
+    def _start(self, words: Sequence[str | np.ndarray]) -> float | None:
+        try:
+            answer = self.model.converse([("user", words)], _strict({"start": {"type": "number"}}))
+        except PolicyError:
+            raise
+        except UserError:  # no text
+            return None
+        return next((_seconds(found.get("start")) for found in objects(answer)), None)
 
     def rules(self) -> str:
         known = "\n".join(f"- {text}" for text in dict.fromkeys([*self.subtasks.known, DONE]))
@@ -89,15 +135,20 @@ class Asker:
         return RULES.format(nothing=NOTHING, done=DONE) + only
 
     def question(self, episode: Shown, shown: Sequence[int]) -> list[str | np.ndarray]:
-        parts: list[str | np.ndarray] = [f"Instruction: {episode.instruction}"]
+        return [
+            f"Instruction: {episode.instruction}",
+            *self.pictures(episode, shown),
+            f"The episode ends at {episode.end:.2f} s. Its segments, from 0.00 to {episode.end:.2f}:",
+        ]
+
+    def pictures(self, episode: Shown, shown: Sequence[int]) -> list[str | np.ndarray]:
+        """Frames behind their times."""
+        parts: list[str | np.ndarray] = []
         for frame in shown:
             for camera in episode.cameras:
                 name = f" {camera}" if len(episode.cameras) > 1 else ""
                 parts += [f"{episode.times[frame]:.2f} s{name}:", episode.picture(camera, frame, self.side)]
-        return [
-            *parts,
-            f"The episode ends at {episode.end:.2f} s. Its segments, from 0.00 to {episode.end:.2f}:",
-        ]
+        return parts
 
     def schema(self) -> dict[str, Any]:
         """Of an answer, of the kind that servers call strict."""
