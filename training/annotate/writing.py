@@ -47,6 +47,8 @@ def apply(root: Path, labels: Mapping[int, Sequence[Segment]], language: bool = 
             if text not in texts:
                 texts[text] = max((*known, *texts.values()), default=-1) + 1
         found.append((path, file))
+    if lost := set(labels) - {number for _, file in found for number in file.rows}:
+        raise UserError(f"annotate: expected episode {min(lost)} in data/*/*.parquet of {root}, found none")
     place = known | {k: text for text, k in texts.items()}
     table = [place.get(k, "") for k in range(max(place, default=-1) + 1)]
     new: list[tuple[Path, Path]] = []
