@@ -32,7 +32,7 @@ class Refused(UserError):
 class Question:
     """`observation`: what is shown, as the network wants it; `whole`: as a planner apart does. `reset`: the
     seed of a new episode. `subtask`: in the planner's place; "" gives it back. `memory`, `previous`: instead
-    of the session's own. Whatever is None was not said.
+    of the session's own. Whatever is None was not said. passes: seconds of each pass of a network for it.
     """
 
     observation: Observation | None = None
@@ -48,6 +48,7 @@ class Question:
     want: str = "both"
     committed: np.ndarray | None = None
     born: float = field(default_factory=time.perf_counter)
+    passes: list[float] = field(default_factory=list)
 
     @property
     def stateless(self) -> bool:

@@ -270,7 +270,7 @@ class Session:
     async def _think(self, observation: Observation, revision: int, question: Question) -> None:
         """One plan of a planner apart, believed unless something else was asked for meanwhile."""
         given = observation, self.memory, self.said, (None, None), []
-        patient = replace(question, id=None)  # nobody waits for it in vain
+        patient = replace(question, id=None, passes=[])  # nobody waits for it in vain
         try:
             said, _ = await drive(self.pair.write(*given), lambda ask: self._answer(ask, patient))
         except Exception as error:
