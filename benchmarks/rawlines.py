@@ -92,9 +92,9 @@ OTHERS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.0\r\n\r\n", b"GET /
 
 DOORS: dict[str, Make] = {
     "garbage": lambda rng: rng.bytes(1 + size(rng, 20_000)) + b"\r\n\r\n",
-    "huge header": lambda rng: ASKS + b"X: " + b"a" * (8000 + size(rng, 1 << 20)) + b"\r\n" + KEY + END,
+    "huge header": lambda rng: ASKS + b"X: " + b"a" * (9000 + size(rng, 1 << 20)) + b"\r\n" + KEY + END,
     "many headers": lambda rng: ASKS + b"X: 1\r\n" * (200 + size(rng, 20_000)) + KEY + END,
-    "long path": lambda rng: b"GET /" + b"a" * (8000 + size(rng, 1 << 20)) + b" HTTP/1.1\r\n\r\n",
+    "long path": lambda rng: b"GET /" + b"a" * (9000 + size(rng, 1 << 20)) + b" HTTP/1.1\r\n\r\n",
     "not GET": lambda rng: choice(rng, METHODS) + ASKS[3:] + KEY + END,
     "no key": lambda rng: ASKS + choice(rng, KEYS) + END,
     "other version": lambda rng: ASKS + KEY + choice(rng, (b"", b"Sec-WebSocket-Version: 8\r\n")) + b"\r\n",
