@@ -75,6 +75,7 @@ class Attack:
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.wrong: list[str] = []
         self.longest, self.codes, self.doors = 0, Counter(), Counter()
+        self.grown: list[float] = []  # megabytes of the server after each tenth of the messages
         self.names = list(kinds())
         weight = np.array([kinds()[name][1] for name in self.names])
         if settings.kinds:
@@ -84,10 +85,12 @@ class Attack:
     def drawn(self) -> Iterator[tuple[int, str, np.random.Generator]]:
         for number in range(self.s.messages):
             rng = np.random.default_rng([self.s.seed, number])
+            if number % max(1, self.s.messages // 10) == 0:
+                self.grown.append(round(self.served.memory()))
             yield number, self.names[int(rng.choice(len(self.names), p=self.weight))], rng
 
-    async def run(self) -> None:
-        drawn, quiet, slots = self.drawn(), set(), asyncio.Semaphore(self.s.silent)
+    async def run(self, drawn: Iterator[tuple[int, str, np.random.Generator]]) -> None:
+        quiet, slots = set(), asyncio.Semaphore(self.s.silent)
 
         async def silent(number: int, name: str, rng: np.random.Generator) -> None:
             try:
@@ -236,7 +239,7 @@ def main(settings: Settings) -> int:
             time.sleep(40 * settings.period + 8)  # an episode of theirs and more
             attack, memory, before = Attack(settings, served), Memory(served), served.memory()
             began = time.perf_counter()
-            asyncio.run(attack.run())
+            asyncio.run(attack.run(attack.drawn()))
             over = attack.over  # but for those who are silent
             after = good.end(began, over)
             time.sleep(2)
@@ -244,12 +247,14 @@ def main(settings: Settings) -> int:
                 "settings": asdict(settings) | {"out": str(settings.out)},
                 "seconds": round(over - began, 1),
                 "load": os.getloadavg()[0],
+                "memory_by_tenths_mb": attack.grown,
                 "memory_mb": {"before": before, "most": memory.most, "after": served.memory()},
                 "good": after,
                 "kinds": {
                     n: dict(c) | {"p99_ms": milliseconds(attack.seconds[n], 0.99)[0]}
                     for n, c in attack.counts.items()
                 },
+                "failed": served.metrics().get('steersman_requests_total{outcome="failed"}', 0.0),
                 "close_codes": dict(attack.codes),
                 "not_let_in": dict(attack.doors),
                 "longest_error": attack.longest,
@@ -277,6 +282,8 @@ def verdict(settings: Settings, told: dict[str, Any]) -> list[str]:
         )
     if not memory["most"] - memory["before"] < settings.memory:
         found.append(f"memory: from {memory['before']:.0f} to {memory['most']:.0f} MB")
+    if told["failed"]:
+        found.append(f"{told['failed']:.0f} requests failed inside of the server")
     if told["exit"] != 0:
         found.append(f"the server ended with {told['exit']}")
     if os.path.exists(attacks.MARK):
@@ -297,6 +304,7 @@ def show(told: dict[str, Any]) -> None:
     memory, good = told["memory_mb"], told["good"]
     took = ", ".join(f"{name} {mb:.0f} MB" for name, mb in memory.items())
     print(f"{told['seconds']:.0f} s, load {told['load']:.1f}; server: {took}")
+    print(f"by tenths of the messages: {', '.join(f'{mb:.0f}' for mb in told['memory_by_tenths_mb'])} MB")
     for name in ("before", "during"):
         about, (p50, p99, most) = good[name], good[name]["p50_p99_most_ms"]
         times = f"p50 {p50:.0f}, p99 {p99:.0f}, most {most:.0f} ms"

@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 
@@ -60,6 +61,14 @@ class Served:
         except (OSError, IndexError):
             return float("nan")
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def metrics(self) -> dict[str, float]:
+        """Name with labels -> number."""
+        scheme, context = self.scheme.replace("ws", "http"), ssl._create_unverified_context()
+        context = context if scheme == "https" else None
+        with urlopen(f"{scheme}://127.0.0.1:{self.port}/metrics", timeout=60, context=context) as page:
+            lines = [line.rsplit(" ", 1) for line in page.read().decode().splitlines() if line[0] != "#"]
+        return {name: float(value) for name, value in lines}
 
     def seconds(self) -> float:
         """Of a processor that it has used."""

@@ -17,16 +17,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.request import urlopen
 
 import numpy as np
 import tyro
@@ -188,7 +187,7 @@ def wait_for(port: int, seconds: float = 30.0) -> None:
     until = time.monotonic() + seconds
     while True:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2).read()
+            urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2).read()
             return
         except OSError as error:
             if time.monotonic() > until:
@@ -236,14 +235,14 @@ async def crowd_of(url: str, s: Settings) -> tuple[list[float], list[str]]:
 def crowd(s: Settings) -> dict[str, Any]:
     with Served() as served:
         asyncio.run(crowd_of(served.url, Settings(clients=1, rate=s.rate, seconds=3.0)))
-        before, used, began = metrics(served.port), served.seconds(), time.perf_counter()
+        before, used, began = served.metrics(), served.seconds(), time.perf_counter()
         taken, lost = asyncio.run(crowd_of(served.url, s))
         wall = time.perf_counter() - began
-        after, used = metrics(served.port), served.seconds() - used
-    passes = {
-        name: after[f"steersman_{name}"] - before[f"steersman_{name}"]
-        for name in ("pass_questions_sum", "pass_questions_count", "pass_seconds_sum", "wait_seconds_sum")
-    }
+        after, used = served.metrics(), served.seconds() - used
+    passes = {}
+    for name in ("pass_questions_sum", "pass_questions_count", "pass_seconds_sum"):
+        key = f'steersman_{name}{{worker="inference"}}'
+        passes[name] = after[key] - before[key]
     count = max(1.0, passes["pass_questions_count"])
     p50, p95, p99, most = milliseconds(taken, 0.5, 0.95, 0.99, 1.0)
     found = {
@@ -269,12 +268,6 @@ def crowd(s: Settings) -> dict[str, Any]:
     for why in lost[:5]:
         print("  lost:", why)
     return found
-
-
-def metrics(port: int) -> dict[str, float]:
-    """Of the inference worker, by name."""
-    page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30).read().decode()
-    return {n: float(v) for n, v in re.findall(r'^(\w+)\{worker="inference"\} (\S+)$', page, re.M)}
 
 
 def main(s: Settings) -> None:
