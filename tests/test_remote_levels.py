@@ -105,7 +105,7 @@ def test_a_policy_elsewhere_and_the_cable_pulled_in_three_ways():
         later[0].kill()
     down = told(steps, "link")
     assert down[1::2] == ["link back"] * 3 and [event[:10] for event in down[::2]] == ["link down:"] * 3
-    assert all("no sign of life for 75 ms" in event for event in down[:4:2])
+    assert all("no sign of life for 60 ms" in event for event in down[:4:2])
     assert not told(steps, "planner ") and not told(steps, "controller ")
     memories = [int(step.said.memory) for step in steps if step.said is not None]
     assert memories == sorted(memories) and memories[-1] == len(memories)  # a new server goes on

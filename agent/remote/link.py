@@ -29,7 +29,8 @@ from backbone.errors import LinkError, PolicyError, UserError
 
 CONNECT, ANSWER = 10.0, 120.0  # seconds; a server may compile its network at the first question
 LONGEST = 86400  # seconds that can be asked for
-BEAT = 0.075  # seconds without a sign of life from which on a line is dead
+BEAT = 0.06  # seconds without a sign of life from which on a line is down
+GONE = 0.5  # and from which on it is given up for a new one: a short silence is cheaper to wait for
 PATIENT = 5.0  # likewise, at least, where whoever asks can wait: a busy machine is no dead one
 BEATS = 5  # pings in that time
 PIECE = 2**15  # bytes of a question between which a ping may go out
@@ -196,27 +197,39 @@ class Link:
         self._send()
 
     async def _beats(self, socket: Any) -> None:
-        """Ask for signs of life."""
+        """Ask for signs of life. Silence is told at once, so that an arm can hold; the line is kept for a
+        while, as the network may only have been slow.
+        """
         while True:
             started = time.monotonic()
             ping = asyncio.ensure_future(_ping(socket))
             limit = max(self.heartbeat, PATIENT) if self.patient else self.heartbeat
             await asyncio.wait({ping}, timeout=limit)
             await asyncio.sleep(0)  # where this thread was held up the answer may lie there
+            if not ping.done() and not self.patient and socket is self._socket:
+                self._broken(f"no sign of life for {limit * 1000:.0f} ms")
+                await asyncio.wait({ping}, timeout=max(0.0, GONE - limit))
+                await asyncio.sleep(0)
             if not ping.done():
                 ping.cancel()
-                return self._lost(socket, f"no sign of life for {limit * 1000:.0f} ms")
+                return self._lost(socket, f"no sign of life for {max(limit, GONE) * 1000:.0f} ms")
             self.heard = time.monotonic()
+            if socket is self._socket:
+                self.down = None
             await asyncio.sleep(max(0.0, started + self.heartbeat / BEATS - self.heard))
 
     def _lost(self, socket: Any, reason: str) -> None:
         if socket is not self._socket:
             return
-        self._socket, self.broke, self.down = None, reason, reason
+        self._socket = None
+        self._broken(reason)
+        dropped(socket)
+
+    def _broken(self, reason: str) -> None:
+        self.broke, self.down = reason, reason
         self.breaks += 1
         if not self.patient:
             self._fail(f"{self._expected}, but {reason}", LinkError)
-        dropped(socket)
 
     async def _again(self) -> Any:
         """The next line, sooner or later."""
@@ -247,7 +260,7 @@ class Link:
     # -- questions
 
     def _take(self, question: _Question) -> None:
-        if self._socket is None and not self.patient:
+        if self.down is not None and not self.patient:
             question.reply.set_exception(LinkError(f"{self._expected}, but {self.down}"))
             return
         self._open[question.number] = question

@@ -162,6 +162,8 @@ class SimRobot:
             raise WorldError(f"action: expected finite numbers, got {given.tolist()}")
         given = np.clip(given, -1.0, 1.0)
         with self._lock:
+            if not given[:-1].any():  # to hold still is not kept waiting
+                self._commands.clear()
             self._commands.append(given)
         return dict(zip(ACTION, map(float, given), strict=True))
 
