@@ -8,9 +8,10 @@ At random moments of its episodes something breaks for a while: the server is ki
 stands still; the network is pulled (nobody is told) or refuses; the robot's cable is out, its driver hangs, a
 camera freezes or goes dark.
 
-"holds" is the time from the fault to the robot's first tick (of 50 ms) that holds still and is followed by
-none that does not; "still" to the first in which the hand no longer moved, whose servos have to brake; "acts"
-from its end until a command reached the robot that moves it.
+"holds" is the time from the fault to the robot's first tick (of 50 ms) that it is told to hold still and that
+is followed by none that it is not; "still" to the first in which the hand no longer moved, whose servos have
+to brake; "late": after `limit` it was told to move, and moved. "acts" is the time from the end of the fault
+until a command reached the robot that moves it.
 """
 
 from __future__ import annotations
@@ -194,6 +195,8 @@ class Breaker:
         threading.Thread(target=self._run, daemon=True).start()
 
     def go(self) -> None:
+        """Once the arm has moved: what breaks before that ends a run."""
+        self._moved = len(self.robot.thought)
         self._going.set()
 
     def pause(self) -> None:
@@ -205,10 +208,9 @@ class Breaker:
     def _run(self) -> None:
         while True:
             self._going.wait()
-            acting = len(self.robot.thought)
             time.sleep(self.draw.uniform(*self.settings.gap))
             with self._idle:
-                if self._going.is_set() and len(self.robot.thought) > acting:
+                if self._going.is_set() and len(self.robot.thought) > self._moved:
                     if len(self.rows) < self.settings.moments:
                         self._break(self.draw.choice(self.settings.kinds))
 
@@ -222,6 +224,8 @@ class Breaker:
         row = {"kind": kind, "speed": speed, "lasts": time.perf_counter() - began}
         row["holds"] = _last(ticks, lambda told, v: told, began)
         row["still"] = _last(ticks, lambda told, v: v > self.settings.still, began)
+        late = [at for at, told, v in ticks if told and v > self.settings.still]
+        row["late"] = max(late, default=began) - began > self.settings.limit
         row["before"] = [event for at, event in self.log.events[-20:] if at < began]
         right()
         ended = time.perf_counter()
@@ -272,7 +276,7 @@ def report(settings: Settings, rows: list[dict], solved: list[bool], whole: bool
             continue
         holds, still, acts = ([r[name] for r in mine if name in r] for name in ("holds", "still", "acts"))
         moving = sum(row["speed"] > settings.still for row in mine)
-        late = sum(hold > settings.limit for hold in holds)
+        late = sum(row["late"] for row in mine)
         told = f"{kind:22}{len(mine):5}{moving:8}{quantile(holds, 0.5) * 1000:14.0f}{max(holds) * 1000:7.0f}"
         told += f"{late:6}{quantile(still, 0.5) * 1000:14.0f}{max(still) * 1000:7.0f}"
         told += f"{quantile(acts, 0.5):12.2f}{max(acts):7.2f}" if acts else ""

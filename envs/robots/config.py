@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 UNITS = {"none": 1.0, "degrees": math.pi / 180, "percent": 0.01, "millimetres": 0.001}  # theirs to ours
 MOTION = 0.01  # metres or radians
 FROZEN = 2  # ticks: three pictures alike
-STALE = 1.5  # ticks without an observation, after which the arm is held
+STALE = 2.5  # ticks without an observation, after which the arm is held
 
 
 @dataclass(frozen=True)
