@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from chat_server import ChatServer, pictures
+from chat_server import ChatServer, pictures, told
 from test_serve import line, pytestmark, seen  # noqa: F401
 
 from agent.serving import Background, Serving
@@ -122,6 +122,16 @@ def test_it_is_shown_pictures_as_large_as_they_came(seen):  # noqa: F811
             client.ask(seen[0], **{"observation/image": np.full((200, 300, 3), 9, np.uint8)})
             shown = pictures(chat.asked[0])
     assert any(picture.shape == (300, 300, 3) for picture in shown), [p.shape for p in shown]
+
+
+def test_a_new_prompt_is_a_correction_only_of_who_can_tell_an_episode(seen):  # noqa: F811
+    for more, kept, event in (({"reset": 0}, True, "corrected"), ({}, False, "reset")):
+        with ChatServer(lambda body, number: plan(RED, "two are in")) as chat:
+            with Background(serving(chat)) as server, line(server) as client:
+                client.ask(seen[0], **more)
+                reply = client.ask(seen[0], prompt="press the red button")
+                assert event in reply["events"]
+                assert ("two are in" in told(chat.asked[-1])) is kept
 
 
 def test_no_plan_at_all_is_an_error(seen):  # noqa: F811

@@ -45,6 +45,7 @@ class Session:
         self.used = time.monotonic()
         self.revision = 0
         self.thought: asyncio.Task | None = None  # of a planner apart
+        self._knows = False  # whether the client has words for what openpi's protocol has none for
         self.reset(0)
 
     def reset(self, seed: int) -> None:
@@ -80,6 +81,8 @@ class Session:
     # -- what is said
 
     async def _reply(self, question: Question) -> dict[str, Any]:
+        named = (question.id, question.session, question.reset, question.say, question.memory)
+        self._knows = self._knows or any(value is not None for value in named)
         if question.reset is not None:
             self.reset(question.reset)
             self.events.append("reset")
@@ -118,7 +121,9 @@ class Session:
         return found | self._news()
 
     async def _prompted(self, question: Question) -> None:
-        """Another prompt is another task: what was thought of the last one no longer counts."""
+        """Another prompt is another task: what was thought of the last one no longer counts. It is a
+        correction where the client could have said that an episode begins; else one begins.
+        """
         prompt = question.prompt if question.prompt and question.prompt.strip() else self.prompt
         prompt = " ".join((prompt or self.served.serving.prompt).split())
         if not prompt:
@@ -127,7 +132,8 @@ class Session:
             await self._readable(prompt, "check_prompt")
             if self.prompt:
                 self._anew()
-                self.events.append("corrected")
+                self.memory = self.memory if self._knows else ""
+                self.events.append("corrected" if self._knows else "reset")
             self.prompt, self.spoken = prompt, ""
 
     async def _say(self, text: str) -> str:
