@@ -24,6 +24,7 @@ from envs.robots.named import make_robot
 READ, SEND = 0.5, 0.4  # of a tick, that a reading and a command are waited for
 FIRST = 20.0  # seconds that connecting may take
 ASTRAY = 0.1  # of its range, that a position may lie outside of it at the start
+NEAR = 0.03  # metres or radians from a pose, that are there
 OLD = 1.0  # seconds after which a reading is none
 
 Fit = Callable[[np.ndarray, int, int], np.ndarray]  # (H, W, 3) to height and width
@@ -82,16 +83,15 @@ class Hardware:
 
     def connect(self) -> None:
         """WorldError where it is not there, not calibrated, or not like its configuration."""
-        try:
-            self.robot.connect(calibrate=False)
-        except WorldError:
-            raise
-        except Exception as error:
-            raise WorldError(f"robot '{self.config.name}': not connected: {_line(error)}") from None
         self._line = Line(self.robot, self._read)
         _OPEN.add(self)
-        self._line.start()
         try:
+            try:
+                self._line.open(FIRST)
+            except WorldError:
+                raise
+            except Exception as error:
+                raise WorldError(f"robot '{self.config.name}': not connected: {_line(error)}") from None
             if not getattr(self.robot, "is_calibrated", True):
                 raise WorldError(
                     f"robot '{self.config.name}': expected it calibrated (lerobot-calibrate), it is not"
@@ -140,7 +140,8 @@ class Hardware:
         if time.perf_counter() - seen.time > OLD:
             raise TimeoutError(f"no observation for over {OLD:g} s")
         self._state = seen.values["agent_pos"]
-        return {**seen.values, "time": seen.time}
+        taken = seen.values.get("time", seen.time)
+        return {**seen.values, "time": min(taken, seen.time)}
 
     def step(self, action: np.ndarray) -> None:
         """Send it. The same errors, where it did not get there."""
@@ -178,19 +179,21 @@ class Hardware:
         early where the robot does not answer any more.
         """
         try:
-            for waypoint in self.config.rest:
-                self._go(waypoint.pose, waypoint.seconds, guard)
+            return all([self._go(waypoint.pose, waypoint.seconds, guard) for waypoint in self.config.rest])
         except (OSError, TimeoutError, WorldError):
             return False
-        return True
 
-    def _go(self, pose: Mapping[str, float], seconds: float, guard: Guard) -> None:
+    def _go(self, pose: Mapping[str, float], seconds: float, guard: Guard) -> bool:
+        """In these seconds, or up to three times as many where the limits make it slower."""
         self.look()
         start, ticks = self.state().copy(), max(1, math.ceil(seconds * self.rate))
         due = time.perf_counter()
         held = self._sent if (at := self.position()) is None else at
-        for tick in range(1, ticks + 1):
+        for tick in range(1, 3 * ticks + 1):
             self.look()
+            if tick > ticks and self._near(pose):
+                break
+            done = min(1.0, tick / ticks)
             action = np.zeros(len(self.config.action))
             for i, command in enumerate(self.config.action):
                 goal = pose.get(command.name if command.kind == "position" else command.of or "")
@@ -198,13 +201,20 @@ class Hardware:
                 if command.kind == "position" and goal is None:
                     action[i] = held[i]
                 elif command.kind == "position":
-                    action[i] = goal if index is None else start[index] + (goal - start[index]) * tick / ticks
+                    action[i] = goal if index is None else start[index] + (goal - start[index]) * done
                 elif goal is not None and command.reach and index is not None:
                     left = (goal - self.state()[index]) / max(1, ticks - tick)
                     action[i] = np.clip(left / command.reach, command.low, command.high)
             self.step(guard(action))
             due += 1 / self.rate
             time.sleep(max(0.0, due - time.perf_counter()))
+        return self._near(pose)
+
+    def _near(self, pose: Mapping[str, float]) -> bool:
+        """Whether it is there, as far as its state tells."""
+        states = {(c.name if c.kind == "position" else c.of): c.of for c in self.config.action if c.of}
+        told = {states[name]: goal for name, goal in pose.items() if name in states}
+        return all(abs(self.state()[self._names[name]] - goal) <= NEAR for name, goal in told.items())
 
     # -- how it is read
 
@@ -229,7 +239,17 @@ class Hardware:
             if picture.shape[:2] != self.sizes[name] and self._fit is not None:
                 picture = self._fit(picture, *self.sizes[name])
             pixels[name] = picture
-        return {"pixels": pixels, "agent_pos": state}
+        return {"pixels": pixels, "agent_pos": state} | self._taken()
+
+    def _taken(self) -> dict[str, float]:
+        """When the oldest picture was taken, where the robot's cameras tell, as LeRobot's do."""
+        cameras = getattr(self.robot, "cameras", None)
+        if not isinstance(cameras, Mapping):
+            return {}
+        used = [cameras.get(camera.feature) for camera in self.config.cameras.values()]
+        stamps = [getattr(camera, "latest_timestamp", None) for camera in used]
+        stamps = [stamp for stamp in stamps if isinstance(stamp, float)]
+        return {"time": min(stamps)} if stamps else {}
 
     def _checked(self, sizes: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
         """The features are there -> sizes of the pictures."""

@@ -46,9 +46,19 @@ class Line(threading.Thread):
         self._trouble: dict[str, Exception] = {}  # of the last reading, and of the last command
         self._failed = 0
         self._since: float | None = None  # of the call under way
-        self._ending = False
+        self._open = self._ending = False
 
     # -- for the control loop
+
+    def open(self, wait: float) -> None:
+        """Begin: connect. Raises what the driver raised, TimeoutError after `wait` seconds."""
+        self.start()
+        with self._change:
+            self._change.wait_for(lambda: self._open or "connect" in self._trouble, wait)
+            if "connect" in self._trouble:
+                raise self._trouble["connect"]
+            if not self._open:
+                raise TimeoutError(HANGS)
 
     def look(self, wait: float) -> Seen:
         """A reading that begins now, or the last one where it takes longer than `wait` seconds. Raises what
@@ -108,13 +118,28 @@ class Line(threading.Thread):
     # -- its thread
 
     def run(self) -> None:
+        if self._begin():
+            self._serve()
+        self._leave()
+
+    def _begin(self) -> bool:
+        try:
+            self.robot.connect(calibrate=False)
+        except Exception as error:
+            self._trouble["connect"] = error
+        with self._change:
+            self._open = "connect" not in self._trouble
+            self._change.notify_all()
+        return self._open
+
+    def _serve(self) -> None:
         delay = BACKOFF[0]
         while True:
             with self._change:
                 due = lambda: self._ending or self._command or self._asked > self._answered
                 self._change.wait_for(due if self.down is None else lambda: self._ending, self._pause(delay))
                 if self._ending:
-                    break
+                    return
                 command, self._command = self._command, None
                 asked = self._asked
             if self.down is not None:
@@ -126,7 +151,6 @@ class Line(threading.Thread):
                 began = time.perf_counter()
                 found = self._call("read", lambda: self._read(self.robot.get_observation()))
                 self._tell(answered=asked, seen=None if found is None else Seen(began, found))
-        self._leave()
 
     def _pause(self, delay: float) -> float | None:
         return None if self.down is None else delay

@@ -46,9 +46,9 @@ def _of_class(name: str, settings: Mapping[str, Any], what: str) -> Any:
 
 def _of_lerobot(name: str, settings: Mapping[str, Any], what: str) -> Any:
     try:
+        import lerobot.robots  # isort: skip  (what is missing then is lerobot itself)
         import draccus
         import lerobot.cameras
-        import lerobot.robots
         import lerobot.teleoperators
         from lerobot.robots import RobotConfig, make_robot_from_config
         from lerobot.teleoperators import TeleoperatorConfig, make_teleoperator_from_config
