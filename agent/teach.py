@@ -96,7 +96,9 @@ class Taught:
         self._wish = None if self.driving else True
 
     def hand_back(self) -> None:
-        """From the next tick on the agent drives."""
+        """From the next tick on the agent drives. UserError where there is no policy to do so."""
+        if isinstance(self.agent.controller, Nobody):
+            raise UserError("hand back: expected a policy to go on, got none")
         self._wish = False if self.driving else None
 
     @property
@@ -210,7 +212,8 @@ class Taught:
         still = self._before is not None and np.abs(here - self._before).max() <= 1e-3
         self._resting = self._resting + 1 if still else 0
         self._before = here
-        if self.rests is not None and self._resting >= self.rests * self.agent.clock.rate:
+        alone = isinstance(self.agent.controller, Nobody)
+        if self.rests is not None and not alone and self._resting >= self.rests * self.agent.clock.rate:
             self._wish = False
 
 

@@ -27,7 +27,7 @@ from agent.recording.replay import replay, replay_agent
 from agent.recording.robot import RecordedRobot
 from agent.recording.runs import RunReader, RunWriter
 from agent.safety import Safety
-from agent.teach import Taught
+from agent.teach import Nobody, Taught
 from agent.teleop import Keyboard
 from backbone.errors import UserError
 
@@ -181,6 +181,15 @@ def test_a_device_is_connected_and_let_go_whatever_happens():
     device.connect = lambda: (_ for _ in ()).throw(OSError("no such port"))
     with pytest.raises(UserError, match="expected one that connects, got: OSError: no such port"):
         Taught(Agent(Script(PICK)), device).__enter__()
+
+
+def test_where_there_is_no_policy_the_person_drives_to_the_end():
+    device = Leader()
+    agent = Taught(Agent(Nobody(7), "none"), device, driving=True, rests=0.1)
+    agent.reset("wipe the table")
+    assert all(s.person for s in run(agent, 30)), "however long the device rests"
+    with pytest.raises(UserError, match="expected a policy to go on, got none"):
+        agent.say("hand back")
 
 
 def test_keys_move_the_hand_for_a_moment():
