@@ -103,6 +103,8 @@ class Shown:
             self.look_ms, self.margin = quantile(list(self._looks), 0.5), step.said.margin
             self.age_ms = step.age / rate * 1000
             self._heard.append(None)
+        if "taken over" in step.events and self.history and not self.history[-1].end:
+            self.history[-1].end = "cut"
         for event in step.events:
             if any(word in event for word in WARNINGS):
                 self.note(event, "warn")
