@@ -244,21 +244,36 @@ def test_the_journal_outlives_a_kill_in_the_middle_of_a_line(tmp_path):
 READ = """
 import json, sys
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-for root in sys.argv[1:]:
-    data = LeRobotDataset("some/body", root=root)
-    rows = [data[k] for k in range(len(data))]
-    print(json.dumps([(row.get("subtask", ""), row["memory"]) for row in rows]))
+plain, spoken = sys.argv[1:]
+try:
+    from lerobot.datasets.language_render import active_at
+except ImportError:
+    data = LeRobotDataset("some/body", root=plain)
+    said = [(data[k]["subtask"], data[k]["memory"]) for k in range(len(data))]
+else:
+    data, said = LeRobotDataset("some/body", root=spoken), []
+    for k in range(len(data)):
+        time, rows = float(data[k]["timestamp"]), data[k]["language_persistent"]
+        found = [active_at(time, persistent=rows, style=style) for style in ("subtask", "memory")]
+        said.append([row["content"] if row else "" for row in found])
+print(json.dumps(said))
 """
 
 
 @pytest.mark.skipif(not LEROBOT, reason="needs LeRobot: STEERSMAN_LEROBOT_PYTHON names a Python that has it")
 def test_lerobot_reads_the_same(tmp_path):
+    """Of 0.4 the plain columns, of later ones their own."""
     true = recorded(tmp_path / "true", range(3))
     bare = stripped(true, tmp_path / "bare")
     there = writing.known_labels(true)
-    writing.apply(bare, {number: gathered(*there[number]) for number in (0, 2)})
+    labels = {number: gathered(*there[number]) for number in (0, 2)}
+    writing.apply(bare, labels)
+    spoken = shutil.copytree(bare, tmp_path / "spoken")
+    writing.apply(spoken, {}, language=True)
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
-    done = subprocess.run([LEROBOT, "-c", READ, bare], capture_output=True, text=True, env=env, check=False)
+    done = subprocess.run(
+        [LEROBOT, "-c", READ, bare, spoken], capture_output=True, text=True, env=env, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     read = [tuple(row) for row in json.loads(done.stdout.splitlines()[-1])]
     assert read == said(LeRobotDataset(bare)) and ("", "") in read

@@ -198,6 +198,20 @@ def test_a_run_that_is_cut_off_goes_on(bare, true, truth, capsys):
     assert [json.loads(line)["episode"] for line in (bare / JOURNAL).open()] == [0, 1]
 
 
+def test_a_second_round_that_is_cut_off_goes_on_too(bare, true, truth, capsys):
+    fault = 401, {"error": {"message": "no more"}}
+    whole = {words: answer([Segment(0, parts[-1].end, "work")]) for words, parts in truth.items()}
+    with ChatServer(lambda body, n: whole[asked_about(body)[0]]) as server:
+        assert main(["annotate", str(bare), "--by", f"openai:gpt@{server.url}", "--at-once", "2"]) == 0
+    assert {*writing.known_labels(bare)[0][0], *writing.known_labels(bare)[1][0]} == {"work"}
+    with ChatServer(lambda body, n: fault if n == 1 else answer(truth[asked_about(body)[0]])) as server:
+        by = ["annotate", str(bare), "--by", f"openai:gpt@{server.url}"]
+        assert main([*by, "--redo"]) == 1 and "labels that they had: 1\n" in capsys.readouterr().out
+        assert set(writing.known_labels(bare)[1][0]) == {"work"}
+        assert main(by) == 0 and len(server.asked) == 3
+    assert writing.known_labels(bare) == writing.known_labels(true)
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [

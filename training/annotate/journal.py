@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 from backbone.errors import UserError
 from training.annotate.segments import Segment, checked
@@ -20,13 +21,14 @@ JOURNAL = "meta/annotations.jsonl"
 
 
 class Journal:
-    """Of one dataset, open for one process. labels: segments by episode, once they are read. UserError where
-    another process annotates.
+    """Of one dataset, open for one process. labels: segments by episode, once they are read; due: episodes
+    that are to be labelled anew. UserError where another process annotates.
     """
 
     def __init__(self, root: Path):
         self.path, self._file = root / JOURNAL, None
         self.labels: dict[int, tuple[Segment, ...]] = {}
+        self.due: set[int] = set()
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
@@ -51,6 +53,9 @@ class Journal:
         for line in whole.splitlines():
             try:
                 said = json.loads(line)
+                if "again" in said:
+                    self.due |= {int(number) for number in said["again"]}
+                    continue
                 number = int(said["episode"])
                 segments = checked([Segment(*parts) for parts in said["segments"]], self._lengths[number])
             except (ValueError, KeyError, TypeError) as error:
@@ -59,15 +64,25 @@ class Journal:
                     f"annotate: expected episodes of this dataset in {self.path}, got {got}"
                 ) from None
             self.labels[number] = segments
+            self.due.discard(number)
+
+    def again(self, numbers: Sequence[int]) -> None:
+        """These are to be labelled anew; what they have stands until then."""
+        if numbers:
+            self._append({"again": list(numbers)})
+            self.due |= set(numbers)
 
     def add(self, number: int, segments: Sequence[Segment], by: str) -> None:
         """Keep an episode's labels: on the disk after this call. by: who says so."""
         segments = checked(segments, self._lengths[number])
-        line = {"episode": number, "by": by, "segments": [astuple(segment) for segment in segments]}
-        data, before = (
-            json.dumps(line, ensure_ascii=False).encode() + b"\n",
-            os.fstat(self._file.fileno()).st_size,
-        )
+        parts = [astuple(segment) for segment in segments]
+        self._append({"episode": number, "by": by, "segments": parts})
+        self.labels[number] = segments
+        self.due.discard(number)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        before = os.fstat(self._file.fileno()).st_size
         try:
             if self._file.write(data) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -75,7 +90,6 @@ class Journal:
         except OSError as error:
             self._file.truncate(before)
             raise UserError(f"annotate: {self.path} cannot be written ({error.strerror})") from None
-        self.labels[number] = segments
 
     def close(self) -> None:
         if self._file is not None:

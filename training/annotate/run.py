@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from backbone.errors import PolicyError, UserError
@@ -39,7 +40,9 @@ class Work:
         self.known = {n: gathered(*there[n]) for n in numbers if n in there and all(there[n][0])}
         self.known |= journal.labels
         chosen = [episode for episode in self.episodes if not wanted or episode.number in wanted]
-        self.todo = [episode for episode in chosen if redo or episode.number not in self.known]
+        if redo:
+            journal.again([episode.number for episode in chosen if episode.number in self.known])
+        self.todo = [e for e in chosen if e.number not in self.known or e.number in journal.due]
         self.chosen, self.before = len(chosen), len(chosen) - len(self.todo)
 
     def save(self, number: int, segments: Sequence[Segment], by: str) -> None:
@@ -80,15 +83,19 @@ def by_model(work: Work, label: Label, by: str, at_once: int = 1) -> None:
     if at_once < 1:
         raise UserError(f"at-once: expected at least 1, got {at_once}")
     faults, done, todo = 0, 0, list(work.todo)
-    pool = ThreadPoolExecutor(at_once, "label")
+    pool = ThreadPoolExecutor(at_once, "label") if at_once > 1 else None
+
+    def ask(episode: Shown) -> Callable[[], Sequence[Segment]]:
+        return pool.submit(label, episode).result if pool else partial(label, episode)
+
     try:
-        running = [(episode, pool.submit(label, episode)) for episode in todo[:at_once]]
+        running = [(episode, ask(episode)) for episode in todo[:at_once]]
         rest = iter(todo[at_once:])
         while running:
             episode, answer = running.pop(0)
             done += 1
             try:
-                segments = answer.result()
+                segments = answer()
                 work.save(episode.number, segments, by)
                 faults, said = 0, f"{len(segments)} segments"
             except UserError as error:
@@ -100,9 +107,10 @@ def by_model(work: Work, label: Label, by: str, at_once: int = 1) -> None:
                 said = f"no labels: {said}"
             print(f"episode {episode.number} ({done} of {len(todo)}): {said}", flush=True)
             if (following := next(rest, None)) is not None:
-                running.append((following, pool.submit(label, following)))
+                running.append((following, ask(following)))
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        if pool:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def read_subtasks(named: Sequence[str]) -> Subtasks:
