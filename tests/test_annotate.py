@@ -316,7 +316,9 @@ def test_a_copy_is_labelled_and_the_dataset_is_not(tmp_path, monkeypatch, capsys
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path, capsys, more, words):
-    assert main(["annotate", str(write_set(tmp_path / "set")), *more]) == 2
+    root = write_set(tmp_path / "set")
+    before = files(root)
+    assert main(["annotate", str(root), *more]) == 2 and files(root) == before
     assert capsys.readouterr().err == f"error: {words}\n"
 
 

@@ -26,7 +26,7 @@ class Journal:
     """
 
     def __init__(self, root: Path):
-        self.path, self._file = root / JOURNAL, None
+        self.path, self._file, self._ours = root / JOURNAL, None, True
         self.labels: dict[int, tuple[Segment, ...]] = {}
         self.due: set[int] = set()
         try:
@@ -36,7 +36,10 @@ class Journal:
         self._file = os.fdopen(descriptor, "rb+", buffering=0)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back by the system when we end
+            if not os.path.samestat(os.fstat(descriptor), self.path.stat()):
+                raise OSError("taken away meanwhile")
         except OSError:
+            self._ours = False
             self.close()
             raise UserError(f"annotate: another process annotates {root}") from None
 
@@ -93,6 +96,8 @@ class Journal:
 
     def close(self) -> None:
         if self._file is not None:
+            if self._ours and not os.fstat(self._file.fileno()).st_size:
+                self.path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
 

@@ -70,6 +70,8 @@ def opened(
     if not (root / "meta/info.json").is_file():
         LeRobotDataset(root)  # says what is missing
     if out is not None:
+        if not out.exists():
+            cameras(LeRobotDataset(root), shown)  # before it is copied
         root = writing.copied(root, out)
     writing.changeable(root)
     with Journal(root) as journal:
