@@ -112,7 +112,8 @@ def test_a_policy_elsewhere_and_the_cable_pulled_in_three_ways():
     assert {step.subtask for step in steps if moves(step)} == {TEXT}
 
 
-def test_of_a_planner_that_is_gone_the_last_subtask_stands_for_a_while():
+def test_of_a_planner_that_is_gone_the_last_subtask_stands_for_a_while(monkeypatch):
+    monkeypatch.setattr("agent.lines.STANDS", 0.5)
     hand = Script(Plan("unused"))
     with Process() as server, Proxy(server.port) as proxy:
         planner = open_planner(f"{proxy.url}?heartbeat=0.1")
@@ -131,6 +132,25 @@ def test_of_a_planner_that_is_gone_the_last_subtask_stands_for_a_while():
     assert not told(steps, "planner")[2:] or all(e == "planned" for e in told(steps, "planned"))
 
 
+def test_a_server_that_answers_no_pings_is_missed_when_it_is_late_or_hangs_up():
+    actions = np.full((10, 7), 0.5, np.float32)
+    with PolicyServer(lambda asked: {"actions": actions}) as server, Proxy(server.port) as proxy:
+        with open_policy(f"{proxy.url}?robot=libero") as policy:
+            agent = Agent(policy, "none", clock=live.clock(20, patience=0.3))
+            steps = run(
+                agent,
+                (nothing, moves),
+                (server.hang_up, holds),
+                (nothing, moves),
+                (nothing, moves),
+                (lambda: cut(proxy), lambda step: told([step], "link down")),
+                (lambda: healed(proxy), moves),
+            )
+    down = told(steps, "link down")
+    assert down[0].endswith("received 1000 (OK); then sent 1000 (OK)") and "no answer in time" in down[1]
+    assert not told(steps, "controller garbled")
+
+
 def test_what_stopped_stays_stopped_when_the_link_is_back():
     with Process() as server, Proxy(server.port) as proxy, open_policy(proxy.url) as policy:
         agent = Agent(policy, clock=live.clock(20))
@@ -143,7 +163,6 @@ def test_what_stopped_stays_stopped_when_the_link_is_back():
             (nothing, holds),
         )
         assert agent.stopped
-        run(agent, (nothing, moves))
 
 
 def test_in_sync_a_lost_line_is_waited_for():
