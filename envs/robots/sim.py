@@ -99,6 +99,7 @@ class SimRobot:
         self._frames: deque[tuple[float, dict[str, np.ndarray]]] = deque()
         self._commands: deque[np.ndarray] = deque(maxlen=AHEAD)
         self._state = np.zeros(len(STATE), np.float32)
+        self.commanded = np.zeros(len(ACTION))  # in the last tick
         self._speed, self._grip = 0.0, -1.0
         self._seed: int | None = seed  # to be set up
         self._there, self._ending = threading.Event(), False
@@ -228,10 +229,12 @@ class SimRobot:
                 self._teacher = env.teacher()
                 self._teacher.reset()
                 self.solved, self.episode_ticks, self._grip = False, 0, -1.0
+                self.commanded = np.zeros(len(ACTION))
             else:
                 if command is None:
                     command = np.zeros(len(ACTION))
                     command[-1] = self._grip
+                self.commanded = command
                 self._grip, before = float(command[-1]), env.state()[:3]
                 info = env.step(command)[-1]
                 self._speed = float(np.linalg.norm(env.state()[:3] - before)) * CONTROL_HZ
