@@ -14,8 +14,10 @@ from agent.loop import Agent
 from agent.recording import Recording
 from agent.recording.robot import RecordedRobot, run_on
 from agent.safety import Limits, Safety
+from agent.sound import line
 from agent.step import Step
 from backbone.errors import UserError
+from envs.errors import WorldError
 from envs.hardware import Hardware
 
 HELP = (
@@ -62,8 +64,11 @@ class Operator:
         self._ended, self._solved_at = "", None
 
     def episode(self, number: int, instruction: str, seconds: float, rest: bool = True) -> Outcome:
-        """Until it is solved, said to be done, ended by a person or has had its time; then back to rest."""
+        """Until it is solved, said to be done, ended by a person or has had its time; then back to rest.
+        UserError where the agent cannot act on this robot, WorldError where it is gone before it moved.
+        """
         hardware, agent, config = self.hardware, self.agent, self.hardware.config
+        hardware.ready()
         agent.reset(instruction, number)
         self.safety.reset(hardware.position())
         self.shown = Shown(f"{config.name} {number}", instruction, self.told, clock="realtime")
@@ -78,12 +83,14 @@ class Operator:
                 agent, self.robot, self.safety, seconds, self._watch, frozen=frozen, always=True,
                 motion=config.motion,
             )  # fmt: skip
-        except BaseException:
+        except BaseException as error:
             self.recording.end()  # what there is of it is whole
             self._rest(rest)
+            if isinstance(error, OSError):
+                raise WorldError(f"robot '{config.name}': {line(error)}") from None
             raise
-        for line in self.recording.end():
-            self.shown.note(line, "warn")
+        for why in self.recording.end():
+            self.shown.note(why, "warn")
         took = time.perf_counter() - self._began
         return Outcome(hardware.solved, self._ended, took, cadence, self._rest(rest))
 

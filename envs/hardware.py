@@ -96,11 +96,7 @@ class Hardware:
                 raise WorldError(
                     f"robot '{self.config.name}': expected it calibrated (lerobot-calibrate), it is not"
                 )
-            try:
-                seen = self._line.look(FIRST)
-            except (OSError, TimeoutError) as error:
-                raise WorldError(f"robot '{self.config.name}': no observation: {_line(error)}") from None
-            self._state = seen.values["agent_pos"]
+            self.ready()
             self._check_position()
         except BaseException:
             self.close()
@@ -153,6 +149,18 @@ class Hardware:
         command = {c.feature: c.theirs(float(v)) for c, v in zip(self.config.action, given, strict=True)}
         self._open().send(command, SEND / self.rate)
         self._sent = given
+
+    def ready(self, seconds: float = FIRST) -> None:
+        """Look until there is something to see. WorldError where it is gone for so long."""
+        until = time.perf_counter() + seconds
+        while True:
+            try:
+                self.look()
+                return
+            except (OSError, TimeoutError) as error:
+                if time.perf_counter() > until:
+                    raise WorldError(f"robot '{self.config.name}': no observation: {_line(error)}") from None
+            time.sleep(0.05)
 
     def state(self) -> np.ndarray:
         """(D,) float32, as it was seen last."""
