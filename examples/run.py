@@ -29,7 +29,7 @@ from agent.recording import Recording
 from agent.recording.runs import RunWriter
 from agent.recovery import Recovery
 from agent.robots import resize_with_pad
-from agent.teach import Nobody, Taught, names_of
+from agent.teach import Nobody, Taught
 from agent.teleop import Keyboard
 from agent.when import read_rules
 from backbone.errors import UserError
@@ -162,15 +162,16 @@ def taught(
     rests: float | None,
     driving: bool,
 ) -> Taught:
-    """The agent with a person who may take over. A teleop that has our names for an action speaks in our
-    units, else it has the robot's names and units.
+    """The agent with a person who may take over. A teleop has the robot's names and units, as LeRobot's have;
+    words have ours.
     """
     names = tuple(command.name for command in config.action)
-    device = Keyboard(names) if name == "words" else make_robot(name, settings, "teleop")
     how: dict[str, Any] = {"moves": moves, "rests": rests, "driving": driving}
-    if not set(names) <= set(names_of(device)):
-        how["called"] = {command.name: command.feature for command in config.action}
-        how["ours"] = lambda values: [c.ours(float(v)) for c, v in zip(config.action, values, strict=True)]
+    if name == "words":
+        return Taught(agent, Keyboard(names), names, **how)
+    device = make_robot(name, settings, "teleop")
+    how["called"] = {command.name: command.feature for command in config.action}
+    how["ours"] = lambda values: [c.ours(float(v)) for c, v in zip(config.action, values, strict=True)]
     return Taught(agent, device, names, **how)
 
 

@@ -30,6 +30,7 @@ from agent.safety import Safety
 from agent.teach import Nobody, Taught
 from agent.teleop import Keyboard
 from backbone.errors import UserError
+from envs.errors import WorldError
 
 NAMES = TABLETOP.action
 
@@ -170,6 +171,29 @@ def test_other_names_and_lerobots_two_ways_to_tell_them():
         PICK, device=device, names=("x", "g"), called={"x": "delta_x", "g": "grip"}, driving=True
     )
     assert run(agent, 1)[0].action.tolist() == [0.5, 1.0]
+
+
+class Degrees(Leader):
+    """As LeRobot's leader arms: the robot's own names and units."""
+
+    def __init__(self, gain: float):
+        super().__init__(("elbow.pos", "grip.pos"))
+        self.at = {"elbow.pos": gain, "grip.pos": 100.0}
+
+
+def test_a_robots_teleop_has_the_robots_names_and_units():
+    from envs.robots.config import parse
+    from examples.run import taught as with_a_teleop
+
+    elbow = {"feature": "elbow.pos", "unit": "degrees"}
+    grip = {"feature": "grip.pos", "name": "gripper", "unit": "percent"}
+    told = {"robot": "some:Arm", "rate": 20, "state": ["elbow.pos"], "action": [elbow, grip]}
+    made = "test_teach:Degrees", {"gain": 90.0}, parse(told, "arm"), None, None, True
+    agent = with_a_teleop(Agent(Script(PICK)), *made)
+    agent.reset("go")
+    assert np.allclose(run(agent, 1)[0].action, [np.pi / 2, 1.0])
+    with pytest.raises(WorldError, match="expected LeRobot's Teleoperator interface, got .* without connect"):
+        with_a_teleop(Agent(Script(PICK)), "test_live:Still", {}, *made[2:])
 
 
 def test_a_device_is_connected_and_let_go_whatever_happens():
