@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import tyro
 
@@ -29,10 +31,12 @@ from agent.evaluation.statistics import wilson
 from agent.oracle import GuideTeleop
 from agent.recording import Recording
 from agent.recording.columns import TABLETOP
+from agent.recording.dataset import FOOTER
 from agent.recording.runs import RunReader, RunWriter
 from agent.teach import Taught
 from training.cache import build_cache
 from training.loop import Config, train
+from training.taught import BY_PERSON
 
 STUCK = 60  # ticks of one subtask
 BEGUN = 10  # ticks of the next one, after which the person lets go
@@ -51,6 +55,8 @@ class How:
     learning_rate: of the fine-tuning.
     planner_weight: 0 teaches the controller alone.
     suite: of tasks.
+    cloned: for comparison, learn from all frames of the lessons, the agent's own as if they had been shown.
+    steps: of training, instead of minutes.
     """
 
     out: Path = Path("runs/teaching")
@@ -61,6 +67,8 @@ class How:
     learning_rate: float = 3e-4
     planner_weight: float = 0.0
     suite: str = "core"
+    cloned: bool = False
+    steps: int | None = None
 
 
 class Person(GuideTeleop):
@@ -153,20 +161,41 @@ def lessons(how: How) -> dict[str, Any]:
     }
 
 
+def as_if_shown(root: Path, out: Path) -> Path:
+    """A copy of recorded runs that says of every frame that a person drove it."""
+    for path in sorted((root / "data").rglob("*.parquet")):
+        table = pq.read_table(path)
+        footer = json.loads(table.schema.metadata[FOOTER])
+        footer["interventions"] = footer["length"]
+        who = pa.array([BY_PERSON if name == "learned" else name for name in table["acted_by"].to_pylist()])
+        table = table.set_column(table.column_names.index("acted_by"), "acted_by", who)
+        to = out / path.relative_to(root)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.replace_schema_metadata({FOOTER: json.dumps(footer)}), to)
+    return out
+
+
 def main(how: How) -> int:
     torch.set_num_threads(1)
     how.out.mkdir(parents=True, exist_ok=True)
     before = measured(how, "before", "nano")
     taught = lessons(how)
-    cache, run = how.out / "cache", how.out / f"run-{how.minutes:g}-{how.planner_weight:g}"
-    frames = build_cache([how.out / "runs"], cache, workers=1)
+    length = f"{how.minutes:g}min" if how.steps is None else f"{how.steps}steps"
+    name = f"{length}-planner{how.planner_weight:g}{'-cloned' if how.cloned else ''}"
+    cache, run = how.out / f"cache{'-cloned' if how.cloned else ''}", how.out / f"run-{name}"
+    runs = how.out / "runs"
+    if how.cloned:
+        runs = as_if_shown(runs, how.out / "runs-cloned")
+    # what the planner sees is not needed to teach the controller alone
+    frames = build_cache([runs], cache, workers=1, pointer=None if how.cloned else "nano")
     if not (run / "policy").exists():
         train(
             Config(
                 out=run,
                 init="nano",
                 cache=cache,
-                minutes=how.minutes,
+                minutes=how.minutes if how.steps is None else None,
+                steps=how.steps,
                 learning_rate=how.learning_rate,
                 planner_weight=how.planner_weight,
                 warmup=50,
@@ -174,7 +203,7 @@ def main(how: How) -> int:
                 precision="no",
             )
         )
-    after = measured(how, f"after-{how.minutes:g}-{how.planner_weight:g}", str(run / "policy"))
+    after = measured(how, f"after-{name}", str(run / "policy"))
     wins = sum(after[seed] and not before[seed] for seed in before)
     losses = sum(before[seed] and not after[seed] for seed in before)
     found = {
