@@ -18,6 +18,7 @@ import numpy as np
 from agent.sound import line
 from backbone.errors import UserError
 
+FIRST = 1.0  # seconds that a device has for its first reading
 PATIENCE = 0.2  # seconds without a new reading, from which on a device gives nothing
 
 
@@ -56,7 +57,7 @@ class Reader:
 
     def __init__(self, device: Teleop, rate: float):
         self.device, self.period = device, 1.0 / rate
-        self._over = threading.Event()
+        self._over, self._begun = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._read: tuple[float, Any] | None = None  # when, and what or the error
 
@@ -65,6 +66,7 @@ class Reader:
         self._over.clear()
         self._thread = threading.Thread(target=self._run, name="teleop", daemon=True)
         self._thread.start()
+        self._begun.wait(FIRST)
 
     def get_action(self) -> Mapping[str, Any]:
         if self._read is None:
@@ -83,12 +85,14 @@ class Reader:
         self.device.disconnect()
 
     def _run(self) -> None:
-        while not self._over.wait(self.period):
+        while not self._over.is_set():
             try:
                 found: Any = dict(self.device.get_action())
             except Exception as error:  # a cable, a driver: many kinds
                 found = error
             self._read = time.monotonic(), found
+            self._begun.set()
+            self._over.wait(self.period)
 
 
 KEYS = {

@@ -7,13 +7,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from test_teach import corrected, one_thread  # noqa: F401 (a fixture)
+from test_teach import one_thread  # noqa: F401 (a fixture)
 
 from agent.recording import Frame, Recording, Run
 from agent.recording.columns import TABLETOP
 from agent.recording.runs import RunReader, RunWriter
 from agent.step import Step
 from backbone.errors import UserError
+from backbone.tokenizer import Tokenizer
+from envs.tabletop.language import all_words
 from highlevel.plan import Plan, Target
 from training.batches import Sampler
 from training.cache import Cache, build_cache
@@ -25,12 +27,10 @@ from training.samples import chunk_at, places
 from training.taught import moving, stretches
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+@pytest.fixture
+def runs(taught_runs):
     """nano's run in which a scripted person drove from tick 10 to 50."""
-    root = tmp_path_factory.mktemp("taught") / "runs"
-    corrected(root)
-    return root
+    return taught_runs[0]
 
 
 def write(root, *who: str, success: bool = True, words: str = "press the red button") -> None:
@@ -88,8 +88,8 @@ def test_untyped_and_held_frames_end_what_is_shown_and_the_pointer_says_where(tm
     assert cache.step.tolist() == [*range(3, 9), *range(10, 15)]
     assert cache.valid.sum(1).tolist() == [6, 5, 4, 3, 2, 1, 5, 4, 3, 2, 1]
     assert cache.target[0].tolist() == [0.5, 0.5]
-    weights = Sampler(cache, Trainer_tokenizer(), person_boost=3.0).planner_rows
-    assert sorted(set(weights(200, np.random.default_rng(0)))) == list(range(11))
+    drawn = Sampler(cache, Tokenizer.from_words(all_words()), person_boost=3.0).planner_rows
+    assert sorted(set(drawn(200, np.random.default_rng(0)))) == list(range(11))
     write(tmp_path / "silent", "a", "q" * 5)
     with pytest.raises(UserError, match="expected frames with a subtask that a person typed"):
         build_cache([tmp_path / "silent"], tmp_path / "other", quiet=True, workers=1)
@@ -99,13 +99,6 @@ def test_untyped_and_held_frames_end_what_is_shown_and_the_pointer_says_where(tm
     write(tmp_path / "unknown", "pppp", words="grab the doohickey")
     with pytest.raises(UserError, match="typed"):
         build_cache([tmp_path / "unknown"], tmp_path / "other", quiet=True, workers=1)
-
-
-def Trainer_tokenizer():
-    from backbone.tokenizer import Tokenizer
-    from envs.tabletop.language import all_words
-
-    return Tokenizer.from_words(all_words())
 
 
 def test_the_pi_family_learns_what_was_shown_and_only_if_asked_what_was_solved(tmp_path):
