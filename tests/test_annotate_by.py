@@ -198,6 +198,18 @@ def test_a_run_that_is_cut_off_goes_on(bare, true, truth, capsys):
     assert [json.loads(line)["episode"] for line in (bare / JOURNAL).open()] == [0, 1]
 
 
+def test_a_server_that_is_gone_ends_the_run_and_one_refusal_does_not(bare, true, truth, capsys):
+    fault = 403, {"error": {"message": "go away"}}
+    with ChatServer(lambda body, n: fault) as server:
+        assert main(["annotate", str(bare), "--by", f"openai:gpt@{server.url}"]) == 2
+        assert len(server.asked) == 2 and "go away" in capsys.readouterr().err
+    assert not (bare / JOURNAL).exists()
+    with ChatServer(lambda body, n: answer(truth[asked_about(body)[0]]) if n else fault) as server:
+        assert main(["annotate", str(bare), "--by", f"openai:gpt@{server.url}"]) == 1
+    assert "1 of 2 episodes labelled, 1 files new\nwithout labels: 0\n" in capsys.readouterr().out
+    assert right(bare, true) == [{"frames": 1, "found": 1, "extra": 0, "error": 0}]
+
+
 def test_a_second_round_that_is_cut_off_goes_on_too(bare, true, truth, capsys):
     fault = 401, {"error": {"message": "no more"}}
     whole = {words: answer([Segment(0, parts[-1].end, "work")]) for words, parts in truth.items()}
