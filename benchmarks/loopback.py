@@ -114,7 +114,7 @@ def looks(count: int, seed: int = 0, suite: str = "core") -> list[dict[str, Any]
     for _ in range(count):
         seen = Observation.from_env(env.look(), env.task_description)
         found.append(ROBOTS["libero"].message(seen, env.task_description))
-        for _ in range(5):
+        for _ in range(4):  # of twenty a second
             env.step(np.clip(rng.normal(size=7) / 2, -1, 1).astype(np.float32))
     env.close()
     return found

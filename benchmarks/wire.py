@@ -202,7 +202,7 @@ async def crowd_of(url: str, s: Settings) -> tuple[list[float], list[str]]:
     """Seconds of each reply, and why others did not come."""
     import websockets.asyncio.client
 
-    requests, period = looks(20), 1 / s.rate
+    requests, period = looks(40), 1 / s.rate
     packed = [pack(request) for request in requests]
     taken: list[float] = []
     lost: list[str] = []
@@ -211,12 +211,13 @@ async def crowd_of(url: str, s: Settings) -> tuple[list[float], list[str]]:
     async def client(number: int) -> None:
         async with websockets.asyncio.client.connect(url, compression=None, max_size=None) as line:
             unpack(await line.recv())
-            due = began + period * number / s.clients
+            due, at = began + period * number / s.clients, number
             while due < began + s.seconds:
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 start = time.perf_counter()
                 try:
-                    await line.send(packed[(len(taken) + number) % len(packed)])
+                    at += 1
+                    await line.send(packed[at % len(packed)])
                     reply = unpack(await asyncio.wait_for(line.recv(), 30))
                     if "actions" not in reply:
                         raise UserError(f"no actions but {', '.join(map(str, reply))}")
