@@ -27,6 +27,8 @@ def main(
     host: str = "127.0.0.1",
     port: int = 8000,
     device: str = "cpu",
+    dtype: str = "float32",
+    cameras: dict[str, str] | None = None,
     prepare: str = "eager",
     batch: int = 16,
     prompt: str = "",
@@ -50,6 +52,9 @@ def main(
     host: address to listen at; 0.0.0.0 for every one of this machine.
     port: 0 takes a free one and tells which.
     device: cpu, cuda, mps.
+    dtype: of a network of the π family: float32, bfloat16, float16.
+    cameras: its cameras and the robot's (camera0 front camera1 wrist), where the checkpoint does not say; in
+    their order by default.
     prepare: eager, compiled or graphs (docs/speed.md). Clients that come meanwhile wait, none is dropped.
     batch: clients answered in one pass, at most.
     prompt: said where a client says none.
@@ -71,8 +76,16 @@ def main(
     LOG.handlers[:], LOG.propagate = [handler], False
     LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
     limits = Limits(connections, message_mb << 20, sessions, 60 * session_minutes, queue, patience)
-    levels = {"checkpoint": checkpoint, "planner": planner, "robot": robot, "device": device}
-    how = {"prepare": prepare, "batch": batch, "prompt": prompt, "rate": rate, "limits": limits}
+    levels = {"checkpoint": checkpoint, "planner": planner, "robot": robot, "cameras": cameras}
+    how = {
+        "device": device,
+        "dtype": dtype,
+        "prepare": prepare,
+        "batch": batch,
+        "prompt": prompt,
+        "rate": rate,
+        "limits": limits,
+    }
     tls = {"certificate": certificate, "private_key": private_key}
     serving = Serving(**levels, host=host, port=port, keys=api_keys(api_key_file), **tls, **how)
     if not serving.loopback and not serving.keys:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -253,6 +254,18 @@ def test_promised_actions_are_kept(server, policy, seen):
     policy.reset(0)
     asked = policy.ask("step", seen[0], "", None, committed=first[4:6].copy())
     assert np.abs(kept - asked.alone()[1].actions).max() < 1e-5
+
+
+def test_a_session_that_nobody_uses_is_let_go(seen):
+    limits = Limits(idle=0.4)
+    with Background(Serving(port=0, limits=limits)) as server, line(server) as client:
+        assert "session began" in client.ask(seen[0], session="arm")["events"]
+        assert "session began" not in client.ask(seen[0], session="arm")["events"]
+        assert metric(server, "steersman_sessions") == 1
+        until = time.monotonic() + 10
+        while metric(server, "steersman_sessions") and time.monotonic() < until:
+            time.sleep(0.02)
+        assert "session began" in client.ask(seen[0], session="arm")["events"]
 
 
 # -- many at a time

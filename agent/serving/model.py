@@ -38,11 +38,10 @@ class Served:
     def __init__(self, serving: Serving):
         import torch
 
-        from agent.policy import load
         from backbone import checkpoint
 
         self.serving, self.format = serving, format_of(serving.robot)
-        self.policy = load(serving.checkpoint, _device(serving.device))
+        self.policy = self._loaded(checkpoint)
         network = self.policy.network
         if serving.device == "cpu" and sum(p.numel() for p in network.parameters()) < SMALL:
             torch.set_num_threads(1)
@@ -105,13 +104,39 @@ class Served:
         for size in sizes:
             for _ in range(2):  # the second one finds what the first one made
                 ask = self.policy.ask(what, seen, subtask=NEUTRAL, generator=self.policy.noise(0))
-                ask.together([ask], size)
+                (made,) = ask.together([ask], size)
+        chunk = made[1] if what == "step" else made
+        if chunk.actions.shape[1] != self.policy.action_dim:
+            expected = f"actions of {self.policy.action_dim} numbers, it makes {chunk.actions.shape}"
+            raise UserError(f"checkpoint {self.serving.checkpoint}: expected {expected}")
 
     def rows(self, asked: int) -> int:
         """Of a pass with so many questions: more where each number of rows has to be compiled or recorded."""
         if self.serving.prepare == "eager":
             return asked
         return min(1 << (asked - 1).bit_length(), max(asked, self.serving.batch))
+
+    def _loaded(self, checkpoint):
+        import torch
+
+        from agent.policy import Policy
+        from agent.prompted import PromptedPolicy
+
+        s, device = self.serving, _device(self.serving.device)
+        preset = checkpoint.preset(s.checkpoint)
+        if preset.vocabulary:
+            if s.cameras or s.dtype != "float32":
+                what = "cameras" if s.cameras else "dtype"
+                raise UserError(f"{what}: expected a checkpoint of the π family, got '{preset.name}'")
+            return Policy.from_pretrained(s.checkpoint, device)
+        cameras = s.cameras or checkpoint.about(s.checkpoint).get("cameras")
+        names, shown = [name for name, _ in preset.cameras], [*self.format.cameras.values()]
+        if not cameras and not set(names) & set(shown):
+            cameras = dict(zip(names, shown, strict=False))
+            told = ", ".join(f"{ours}: {theirs}" for ours, theirs in cameras.items())
+            LOG.info("cameras, in their order: %s", told)
+        how = {"dtype": getattr(torch, s.dtype), "cameras": cameras}
+        return PromptedPolicy.from_pretrained(s.checkpoint, device, **how)
 
     def _dialect(self) -> Dialect:
         """What a language model is told of the controller: how the tabletop's subtasks are worded, where the

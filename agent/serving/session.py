@@ -40,6 +40,7 @@ class Session:
     def __init__(self, served: Served, answer: Answer):
         self.served, self._answer = served, answer
         self.pair = served.pair()
+        self._width = np.zeros(served.policy.action_dim)
         self.lock = asyncio.Lock()  # one request at a time: each goes on from what the last one left
         self.asked = 0  # requests that are under way
         self.used = time.monotonic()
@@ -111,11 +112,7 @@ class Session:
             plan, chunk = await self._look(observation, question)
             found |= self._told(plan, question)
         if chunk is not None:
-            actions = sound_chunk(chunk).actions
-            if self.served.policy.action_dim != actions.shape[1]:
-                raise UserError(
-                    f"actions: expected {self.served.policy.action_dim} numbers, got {actions.shape}"
-                )
+            actions = sound_chunk(chunk, self._width).actions
             found["actions"] = np.ascontiguousarray(actions, np.float32)
             self._last = found["actions"], time.monotonic()
         return found | self._news()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.robots import format_of
 from backbone.engine import WAYS
 from backbone.errors import UserError
+
+DTYPES = "float32", "bfloat16", "float16"
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,12 @@ class Limits:
 @dataclass(frozen=True)
 class Serving:
     """checkpoint: a name, a directory or a hub id. planner: "learned", "none", or somebody else's model (see
-    `agent.planners`). robot: under which names clients show what (see `agent.robots`). prepare: how the
-    network runs (see `backbone.engine`). batch: clients answered in one pass, at most. keys: API keys, any of
-    which is needed; none: everybody is let in. certificate, private_key: PEM files, for TLS. prompt: said
-    where a client says none. rate: control ticks a second of the robot. threads: of planners elsewhere.
+    `agent.planners`). robot: under which names clients show what (see `agent.robots`). dtype: of the weights
+    of a network of the π family. cameras: its names -> the robot's, where the checkpoint has others or none.
+    prepare: how the network runs (see `backbone.engine`). batch: clients answered in one pass, at most. keys:
+    API keys, any of which is needed; none: everybody is let in. certificate, private_key: PEM files, for TLS.
+    prompt: said where a client says none. rate: control ticks a second of the robot. threads: of planners
+    elsewhere.
     """
 
     checkpoint: str = "nano"
@@ -54,6 +59,8 @@ class Serving:
     host: str = "127.0.0.1"
     port: int = 8000
     device: str = "cpu"
+    dtype: str = "float32"
+    cameras: Mapping[str, str] | None = None
     prepare: str = "eager"
     batch: int = 16
     keys: tuple[str, ...] = ()
@@ -70,6 +77,8 @@ class Serving:
             raise UserError(f"port: expected 0 to 65535, got {self.port}")
         if self.batch < 1:
             raise UserError(f"batch: expected at least 1 client in a pass, got {self.batch}")
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype: expected one of {', '.join(DTYPES)}, got '{self.dtype}'")
         if self.prepare not in WAYS:
             raise UserError(f"prepare: expected one of {', '.join(WAYS)}, got '{self.prepare}'")
         if (self.private_key is not None) and self.certificate is None:
