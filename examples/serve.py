@@ -90,7 +90,7 @@ def main(
     serving = Serving(**levels, host=host, port=port, keys=api_keys(api_key_file), **tls, **how)
     if not serving.loopback and not serving.keys:
         LOG.warning("warning: whoever reaches %s can drive this policy; set %s", host, KEY)
-    server = Server(serving)
+    server = Server(serving, freeze=True)
     asyncio.run(_serve(server))
     if server.thinking:  # a planner that hangs, or a network that was still loaded
         sys.stderr.flush()
