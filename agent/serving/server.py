@@ -72,7 +72,11 @@ class Server:
 
     async def run(self) -> None:
         """Listen, load, serve; until `stop`, then finish what is under way."""
-        server = await self._listen()
+        try:
+            server = await self._listen()
+        except UserError:
+            self._end()
+            raise
         self.port = server.sockets[0].getsockname()[1]
         sweeping = asyncio.create_task(self._sweep())
         stopping = asyncio.create_task(self._stopping.wait())
@@ -97,10 +101,13 @@ class Server:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.limits.farewell):
                     await server.wait_closed()
-            for worker in (self.inference, self.readers, self.planners):
-                worker.end()
+            self._end()
             for worker in (self.inference, self.readers):
                 await asyncio.to_thread(worker.join, 2.0)
+
+    def _end(self) -> None:
+        for worker in (self.inference, self.readers, self.planners):
+            worker.end()
 
     def stop(self) -> None:
         """Say so from the event loop's thread."""
