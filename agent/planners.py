@@ -13,6 +13,7 @@ from highlevel.language_model import Dialect
 from highlevel.planner import Planner
 
 LOCAL, SERVED, OURS = "vlm:", "openai:", ("ws://", "wss://")
+FOREIGN = "vlm:NAME, openai:MODEL@BASE_URL or ws://HOST:PORT"
 _SERVED = re.compile(r"(?P<model>.+?)(?:@(?P<url>https?://.*))?")  # a model's name may have an @
 
 
@@ -46,7 +47,7 @@ def open_planner(
 
         model, url = _served(name)
         return OpenAIPlanner(model, url, dialect, **options)
-    raise UserError(f"planner: expected vlm:NAME, openai:MODEL@BASE_URL or ws://HOST:PORT, got '{name}'")
+    raise UserError(f"planner: expected {FOREIGN}, got '{name}'")
 
 
 def planner_identity(name: str) -> str:

@@ -62,7 +62,7 @@ def main(
     instruction: say this. Without a seed, a scene of the tabletop is chosen on which it makes sense.
     checkpoint: "nano" (shipped), a checkpoint directory, or somebody else's policy (see `evaluate`).
     planner: learned; oracle (the scripted teacher); none (the instruction in the subtask's place); or
-    somebody else's model, vlm:NAME or openai:MODEL@BASE_URL (see `evaluate`).
+    another model, vlm:NAME, openai:MODEL@BASE_URL or ws://HOST:PORT (see `evaluate`).
     controller: learned; teacher (the scripted teacher moves the arm); obedient (it does as it is told).
     execute: control ticks between looks; those of the suite's published protocol by default (tabletop: 8).
     recover: where it is stuck, back off and try again; give up with a reason after some tries. By default

@@ -53,11 +53,13 @@ def main(
     benchmark's (libero_10, metaworld_mt50, ogbench_scene, aloha_insertion, kitchen_complete, ...).
     episodes: how many seeds.
     seed: the first seed; the others are seed + 1, seed + 2, ...
-    checkpoint: "nano" (shipped), a checkpoint directory, or somebody else's policy: ws://HOST:PORT?robot=NAME
-    (openpi's protocol) or lerobot:PATH; one or several.
+    checkpoint: "nano" (shipped), a checkpoint directory; ws://HOST:PORT (`steersman serve`, both levels where
+    it plans); or somebody else's policy: ws://HOST:PORT?robot=NAME (openpi's protocol) or lerobot:PATH; one
+    or several.
     planner: learned; oracle (the scripted teacher writes the plan); none (the instruction in the subtask's
-    place); frozen, shuffled, empty, words-only, point-only (see `steersman blame`); or somebody else's model:
-    vlm:NAME (transformers) or openai:MODEL@BASE_URL (see docs/planners.md); one or several.
+    place); frozen, shuffled, empty, words-only, point-only (see `steersman blame`); or another model:
+    vlm:NAME (transformers), openai:MODEL@BASE_URL (see docs/planners.md) or ws://HOST:PORT (the planner of
+    `steersman serve`); one or several.
     out: folder for the results; outputs/evaluate/SUITE-PLANNER by default.
     family: only this task family (sort, stack, stow, clear, swap, press), or task of a benchmark.
     controller: learned; teacher (the scripted teacher moves the arm, for diagnosis); random and zero, which

@@ -54,7 +54,7 @@ def main(
     episodes: how many to run.
     out: folder for episode-SEED.mp4 and episode-SEED.json.
     planner: learned; oracle (the scripted teacher, for diagnosis); none (the instruction in the subtask's
-    place); or somebody else's model, vlm:NAME or openai:MODEL@BASE_URL (see `evaluate`).
+    place); or another model, vlm:NAME, openai:MODEL@BASE_URL or ws://HOST:PORT (see `evaluate`).
     controller: learned; teacher (the scripted teacher moves the arm, for diagnosis); zero and random, with
     --planner none.
     execute: control ticks between looks; those of the suite's published protocol by default (tabletop: 8).

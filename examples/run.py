@@ -23,7 +23,7 @@ from agent.console.keys import leaving
 from agent.console.plain import Lines, told
 from agent.loop import Agent
 from agent.operate import HELP, Operator, Outcome
-from agent.planners import is_foreign_planner, open_planner
+from agent.planners import FOREIGN, is_foreign_planner, open_planner
 from agent.policies import is_foreign, open_policy
 from agent.recording import Recording
 from agent.recording.runs import RunWriter
@@ -64,8 +64,8 @@ def main(
     instruction: what to do. Of the simulated robot the scene's own words by default.
     checkpoint: "nano" (shipped), a checkpoint directory, somebody else's policy (see `evaluate`); or "none",
     where a person drives from start to end.
-    planner: learned; none (the instruction in the subtask's place); or somebody else's model, vlm:NAME or
-    openai:MODEL@BASE_URL (see `evaluate`).
+    planner: learned; none (the instruction in the subtask's place); or another model, vlm:NAME,
+    openai:MODEL@BASE_URL or ws://HOST:PORT (see `evaluate`).
     execute: control ticks between looks of the agent.
     replan: rules that call for a plan (see `evaluate`).
     recover: where it is stuck, back off and try again. By default on the simulated robot.
@@ -104,6 +104,7 @@ def main(
             how["recovery"] = Recovery(home=DONE if planner == "learned" else None)
         planner, driving = ("none", True) if checkpoint == "none" else (planner, driving)
         agent = build(policy, checkpoint, planner, execute, hardware, how)
+        stack.callback(agent.close)
         if teleop is not None:
             agent = taught(agent, teleop, read_settings(teleop_set), config, moves, rests, driving)
             stack.enter_context(agent)
@@ -141,16 +142,13 @@ def build(policy, checkpoint: str, planner: str, execute: int, hardware: Hardwar
     has, needs = getattr(policy, "action_dim", None), len(hardware.config.action)
     if has not in (None, needs):
         raise UserError(f"action: expected a controller of {needs} numbers for this robot, got {has}")
-    if is_foreign(checkpoint) and planner == "learned":
-        planner = "none"  # somebody else's policy writes no plans
+    if is_foreign(checkpoint) and planner == "learned" and getattr(policy, "planner", None) is None:
+        planner = "none"  # this one writes no plans
     plans = open_planner(planner) if is_foreign_planner(planner) else planner
     if isinstance(plans, str) and plans not in ("learned", "none"):
-        raise UserError(
-            f"planner: expected learned, none, vlm:NAME or openai:MODEL@BASE_URL, got '{planner}'"
-        )
-    controller = policy if is_foreign(checkpoint) else None
+        raise UserError(f"planner: expected learned, none, {FOREIGN}, got '{planner}'")
     clock = live.clock(hardware.rate)
-    return Agent(policy, plans, controller, execute, clock, hardware.rest, **how)
+    return Agent(policy, plans, None, execute, clock, hardware.rest, **how)
 
 
 def taught(

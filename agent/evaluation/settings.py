@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agent.clock import Clock
 from agent.evaluation import planners
 from agent.loop import Agent
-from agent.planners import is_foreign_planner
+from agent.planners import FOREIGN, is_foreign_planner
 from agent.policies import is_foreign, open_policy, writes_plans
 from agent.recovery import Recovery
 from agent.when import read_rules
@@ -63,7 +63,7 @@ class Settings:
         ):
             others = {"controller": is_foreign, "planner": is_foreign_planner}.get(name)
             if value not in known and not (others and others(value)):
-                also = ", vlm:NAME, openai:MODEL@BASE_URL or ws://HOST:PORT" if name == "planner" else ""
+                also = f", {FOREIGN}" if name == "planner" else ""
                 raise UserError(f"{name}: expected one of {', '.join(known)}{also}, got '{value}'")
         learned = is_foreign(self.checkpoint) and self.planner == "learned"
         if learned and not writes_plans(self.checkpoint):
