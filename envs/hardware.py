@@ -50,7 +50,8 @@ class Hardware:
         sizes: Mapping[str, tuple[int, int]] | None = None,
     ):
         self.config = config
-        self.robot = robot if robot is not None else make_robot(config.robot, config.settings)
+        self._ours = robot is None
+        self.robot = make_robot(config.robot, config.settings) if robot is None else robot
         self.rate = config.rate
         self.rest = "zero" if any(c.kind == "speed" for c in config.action) else "last"
         self._fit = fit
@@ -107,6 +108,8 @@ class Hardware:
         if self._line is not None:
             self._line.close()
             self._line = None
+            if self._ours and hasattr(self.robot, "close"):  # a simulated one
+                self.robot.close()
 
     def __enter__(self) -> Hardware:
         self.connect()

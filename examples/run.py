@@ -53,6 +53,7 @@ def main(
     rest: bool = True,
     record: Path | None = None,
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = (),
+    safety: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = (),
     teleop: str | None = None,
     teleop_set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = (),
     moves: float | None = None,
@@ -75,6 +76,7 @@ def main(
     rest: go to the rest pose after each episode.
     record: folder for the runs as a LeRobot dataset; more are added to what is there (docs/recording.md).
     set: settings of the robot's own instead of its file's, as latency=0.05.
+    safety: the same of its safety, as stale=0.2.
     teleop: what a person moves the arm with: a type of LeRobot's, module:Class, or "words" (typed: left 10).
     teleop_set: settings of it, as port=/dev/ttyACM1.
     moves: take over when a number of the teleop has gone so far (in the robot's units); else by "take over".
@@ -85,7 +87,7 @@ def main(
         raise UserError(f"episodes: expected at least 1 and a seed of 0 or more, got {episodes} and {seed}")
     if seconds is not None and not 0 < seconds < 86400:
         raise UserError(f"seconds: expected above 0 and less than a day, got {seconds}")
-    config = read_config(robot, read_settings(set))
+    config = read_config(robot, read_settings(set), read_settings(safety))
     torch.set_num_threads(1)  # so small a network is no faster on more, and far slower on busy ones
     with ExitStack() as stack:
         stack.enter_context(leaving())

@@ -101,9 +101,11 @@ class Config:
         return limits
 
 
-def read_config(name: str | Path, settings: Mapping[str, Any] | None = None) -> Config:
-    """A file, or one that comes with us by its name ("sim"). settings: instead of the file's own, by key.
-    WorldError in one line for what is wrong with it.
+def read_config(
+    name: str | Path, settings: Mapping[str, Any] | None = None, safety: Mapping[str, Any] | None = None
+) -> Config:
+    """A file, or one that comes with us by its name ("sim"). settings, safety: instead of the file's own, by
+    key. WorldError in one line for what is wrong with it.
     """
     path = Path(name)
     if path.suffix != ".toml":
@@ -117,7 +119,9 @@ def read_config(name: str | Path, settings: Mapping[str, Any] | None = None) -> 
         raise WorldError(f"robot: expected a file, got '{path}' ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise WorldError(f"robot: expected TOML in '{path}', got {' '.join(str(error).split())}") from None
-    data["settings"] = {**data.get("settings", {}), **(settings or {})}
+    for part, given in (("settings", settings), ("safety", safety)):
+        if given:
+            data[part] = _table(part, data.get(part, {})) | dict(given)
     return parse(data, path.stem)
 
 

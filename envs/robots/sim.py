@@ -28,8 +28,6 @@ PATIENCE = 10.0  # seconds that the table may take to be there
 GRAINS = 16  # of noise in a frame
 AHEAD = 2  # commands that wait at most: older ones are lost, else the arm would lag behind for ever
 
-_ALIVE: weakref.WeakSet[SimRobot] = weakref.WeakSet()
-
 
 class Faults:
     """What goes wrong until `heal`. frozen, dark: cameras whose picture stays, and that fail."""
@@ -127,8 +125,11 @@ class SimRobot:
             raise ConnectionError(f"{self} is connected already")
         if self._thread is None:
             self._thread = threading.Thread(target=self._live, name="table", daemon=True)
-            _ALIVE.add(self)
             self._thread.start()
+            self._wait()
+            # After OpenGL was opened, so that it is done before that is closed: who is cut off while it draws
+            # takes the program down with an error.
+            atexit.register(_close, weakref.ref(self))
         self._wait()
         self.is_connected = True
 
@@ -293,8 +294,6 @@ class SimRobot:
             raise ConnectionError(f"the table is gone: {self._broken}") from self._broken
 
 
-@atexit.register
-def _farewell() -> None:
-    """A thread that is cut off while it draws takes the program down with an error."""
-    for robot in list(_ALIVE):
-        robot.close()
+def _close(robot: weakref.ref[SimRobot]) -> None:
+    if (there := robot()) is not None:
+        there.close()
