@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from test_lerobot import write_set
 from test_teach import one_thread  # noqa: F401 (a fixture)
 
 from agent.recording import Frame, Recording, Run
@@ -19,7 +20,7 @@ from envs.tabletop.language import all_words
 from highlevel.plan import Plan, Target
 from training.batches import Sampler
 from training.cache import Cache, build_cache
-from training.episodes import PERSON
+from training.episodes import PERSON, TEACHER
 from training.lerobot import LeRobotDataset
 from training.loop import Config, Trainer
 from training.prepare import open_datasets
@@ -90,6 +91,9 @@ def test_untyped_and_held_frames_end_what_is_shown_and_the_pointer_says_where(tm
     assert cache.target[0].tolist() == [0.5, 0.5]
     drawn = Sampler(cache, Tokenizer.from_words(all_words()), person_boost=3.0).planner_rows
     assert sorted(set(drawn(200, np.random.default_rng(0)))) == list(range(11))
+    cache.driver[3:] = TEACHER
+    drawn = Sampler(cache, Tokenizer.from_words(all_words()), person_boost=3.0).planner_rows
+    assert abs(np.mean(drawn(4000, np.random.default_rng(0)) < 3) - 9 / 17) < 0.05, "three times as often"
     write(tmp_path / "silent", "a", "q" * 5)
     with pytest.raises(UserError, match="expected frames with a subtask that a person typed"):
         build_cache([tmp_path / "silent"], tmp_path / "other", quiet=True, workers=1)
@@ -142,3 +146,16 @@ def test_older_runs_read_as_nobody_having_helped(runs, tmp_path):
         (tmp_path / "meta" / name).write_bytes((runs / "meta" / name).read_bytes())
     dataset = LeRobotDataset(tmp_path)
     assert dataset.numbers.tolist() == [0] and dataset.own
+
+
+def test_datasets_of_others_say_who_drove_too(tmp_path):
+    """As LeRobot records corrections: a column `intervention`."""
+    flags = [False] * 3 + [True] * 6 + [False] * 19
+    (shown,) = open_datasets([str(write_set(tmp_path / "corrected", intervention=flags))])
+    assert not shown.own and places([shown], False)[:, 1].tolist() == [*range(3, 9)]
+    known = [int(chunk_at(shown, row, 4, True)[1].sum()) for row in (3, 6, 7, 8)]
+    assert known == [4, 1, 2, 1], "not past the episode's end at 7, nor the hand-back at 9"
+    (all_of_it,) = open_datasets([str(tmp_path / "corrected")], own_runs=True)
+    assert len(places([all_of_it], False)) == 28 and chunk_at(all_of_it, 1, 4, True)[1].sum() == 2
+    (shown,) = open_datasets([str(write_set(tmp_path / "unhelped", intervention=[False] * 28))])
+    assert len(places([shown], False)) == 28

@@ -6,7 +6,8 @@
 
 Besides what LeRobot knows (observation.images.*, observation.state, action, task_index) these columns are
 read where they are: subtask_index, memory (a text), target (y and x in [0, 1), -1: none), driver (who acted;
-see training/labels.py), and speed, quality, mistake, robot, control. LeRobot's later `language_persistent`
+see training/labels.py), acted_by and intervention (training/taught.py), and speed, quality, mistake, robot,
+control. LeRobot's later `language_persistent`
 gives subtasks and memories too.
 """
 
@@ -28,6 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from agent.recording.runs import INTERVENTION
 from backbone.errors import UserError
 from backbone.prompts import METADATA
 from training.taught import BY_PERSON, moving, stretches
@@ -64,8 +66,8 @@ class LeRobotDataset:
     episode (N,) counts from 0 and begins at row `first[episode]`; `numbers` are the episodes' own. task,
     subtask and memory are `Texts`, or None; target (N, 2), driver (N,) or None; metadata {field: N values}.
     own: it is of an agent's own runs; then it has those that were solved and those in which a person drove.
-    shown: (N,) bool, the frames of these that a person drove; None in other datasets. teaches: (N,) bool,
-    which frames are to be learnt from; None is all.
+    shown: (N,) bool, the frames that a person drove, of runs in which an agent did too; None in other
+    datasets. teaches: (N,) bool, which frames are to be learnt from; None is all.
     UserError tells in a line what cannot be read. root: a directory or a hub id (owner/name).
     """
 
@@ -176,6 +178,8 @@ class LeRobotDataset:
         self.shown = self.teaches = self._until = None
         if self.own:
             self._tell_apart(np.array(table["acted_by"].to_pylist()) == BY_PERSON)
+        elif (flags := column(INTERVENTION, bool)) is not None and flags.any():
+            self._tell_apart(flags[:, 0])
         self.metadata = {name: table[name].to_pylist() for name in FIELDS if name in table.column_names}
         if "language_persistent" in table.column_names:  # the same in every row of an episode
             spoken = table["language_persistent"].take(first).to_pylist()
@@ -183,23 +187,27 @@ class LeRobotDataset:
             self.memory = self.memory or self._spoken(spoken, "memory")
 
     def _tell_apart(self, person: np.ndarray) -> None:
-        """Of runs, what a person showed, what the agent solved by itself, and how far each goes on."""
+        """What a person showed, what else may be learnt from (of our runs what the agent solved by itself),
+        and how far each goes on.
+        """
         self.shown, self.teaches = np.zeros(len(person), bool), np.zeros(len(person), bool)
-        self._until = np.repeat(self.first[1:], np.diff(self.first))
+        self._until = np.zeros(len(person), np.int64)
         for n, episode in enumerate(self._episodes):
             first, last = int(self.first[n]), int(self.first[n + 1])
-            if not episode.get("interventions"):
-                self.teaches[first:last] = bool(episode.get("success"))
-            for a, b in stretches(person[first:last]):
-                here = slice(first + a, first + b)
-                self._until[here] = here.stop
-                moves = moving(self.action[here], self.state[here], self.fps)
-                self.shown[here] = self.teaches[here] = moves
+            alone = episode.get("success") and not episode.get("interventions")
+            for mine in (True, False):
+                for a, b in stretches(person[first:last] == mine):
+                    here = slice(first + a, first + b)
+                    self._until[here] = here.stop
+                    self.teaches[here] = bool(alone) or not self.own
+                    if mine:
+                        moves = moving(self.action[here], self.state[here], self.fps)
+                        self.shown[here] = self.teaches[here] = moves
 
     def _table(self) -> pa.Table:
         """The columns that are read now, of the episodes that meta/ knows, and where each row lies."""
         wanted = {"episode_index", "timestamp", "task_index", "subtask_index", "memory", "target", "driver"}
-        wanted |= {"acted_by", "observation.state", "action", "language_persistent", *FIELDS}
+        wanted |= {"acted_by", INTERVENTION, "observation.state", "action", "language_persistent", *FIELDS}
         places = [(e["data/chunk_index"], e["data/file_index"]) for e in self._episodes]
         self._files: list[Path] = []
         tables = []

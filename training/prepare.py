@@ -42,7 +42,7 @@ def open_datasets(paths: Sequence[str] | None, own_runs: bool = False) -> list[L
         raise UserError("train: expected --datasets, paths or hub ids of LeRobot v3 datasets, got none")
     datasets = [LeRobotDataset(path) for path in paths]
     for dataset in datasets:
-        if dataset.own and not own_runs:
+        if dataset.shown is not None and not own_runs:
             dataset.teaches = dataset.shown
         if dataset.own and not dataset.teaches.any():
             got = f"an agent's own runs in {dataset.root}"
