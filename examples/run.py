@@ -38,6 +38,10 @@ from envs.robots.config import Config, read_config
 from envs.robots.named import make_robot
 from highlevel.plan import DONE
 
+TEACHING = (
+    "take over, hand back; while you drive: subtask: ... (what you show), memory: ... (what it is to remember)"
+)
+
 
 def main(
     robot: str = "sim",
@@ -113,7 +117,7 @@ def main(
         stack.enter_context(hardware)
         there = os.isatty(sys.stdin.fileno())
         if there:
-            print(HELP)
+            print(HELP if teleop is None else f"{HELP}; {TEACHING}")
         operator = Operator(hardware, agent, recording, Lines(sys.stdin.fileno()), told, keeps=there)
         judged, solved = 0, 0
         for number in range(seed, seed + episodes):
