@@ -136,6 +136,7 @@ class PromptedCourse:
         sets, held = self.datasets, len(self._held_out.places)
         cameras = ", ".join(f"{ours}: {theirs}" for ours, theirs in self.cameras.items())
         episodes = sum(len(d.numbers) for d in sets)
-        facts = f"{sum(map(len, sets))} frames ({held} held out) of {episodes} episodes; {cameras}; "
+        frames = len(self.sampler.places) + held
+        facts = f"{frames} frames ({held} held out) of {episodes} episodes; {cameras}; "
         facts += f"prompt {self.how}"
         return facts + (f"; FAST cuts {self._cut:.1%} of chunks" if self.fast else "")
