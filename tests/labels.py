@@ -32,9 +32,8 @@ def stripped(source: Path, out: Path, together: int = 2) -> Path:
     (out / "meta/stats.json").write_text(json.dumps({n: s for n, s in stats.items() if n not in LABELS}))
     (out / "meta/tasks.parquet").write_bytes((source / "meta/tasks.parquet").read_bytes())
     episodes = pq.read_table(source / "meta/episodes/chunk-000/file-000.parquet")
-    episodes = episodes.drop_columns(
-        [n for n in episodes.column_names if n.startswith("stats/subtask_index")]
-    )
+    told = tuple(f"stats/{name}/" for name in LABELS)
+    episodes = episodes.drop_columns([name for name in episodes.column_names if name.startswith(told)])
     places = pa.array([number // together for number in range(len(files))])
     at = episodes.schema.get_field_index("data/file_index")
     episodes = episodes.set_column(at, "data/file_index", places)

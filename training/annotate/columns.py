@@ -117,11 +117,11 @@ class Labels:
 
     def _language(self, number: int) -> list[dict[str, Any]]:
         """What is said in an episode: others' rows, and a row at each change of a label."""
-        there = self.spoken(number)
+        there = [_json(row) for row in self.spoken(number)]
         if there and number not in self.changed:
             return there
         rows = self.rows[number]
-        said = [_json(row) for row in there if row["style"] not in OURS]
+        said = [row for row in there if row["style"] not in OURS]
         for style, values in zip(OURS, (self.subtask[rows], self.memory[rows]), strict=True):
             for k, row in enumerate(rows):
                 if values[k] != (values[k - 1] if k else ""):
