@@ -197,7 +197,7 @@ def test_garbage_leaves_the_last_subtask_and_a_failing_service_ends_the_run():
         ("openai:gpt@http://host:99999/v1", "expected a base URL as"),
         (f"openai:gpt@http://me:{SECRET}@host/v1", "expected a base URL without user"),
         ("openai:", "expected openai:MODEL@BASE_URL"),
-        ("gpt", "expected vlm:NAME or openai:MODEL@BASE_URL, got 'gpt'"),
+        ("gpt", "expected vlm:NAME, openai:MODEL@BASE_URL or ws://HOST:PORT, got 'gpt'"),
     ],
 )
 def test_names_that_are_none(name, line):
@@ -248,6 +248,6 @@ def test_it_is_named_where_results_are_kept(monkeypatch):
     assert fingerprint(Settings(planner="openai:a@http://b/v1")).endswith(" + planner a at http://b/v1")
     assert names([settings]) == ["core-openai_org_gpt_2"]
     with pytest.raises(
-        UserError, match="^planner: expected one of learned, .*vlm:NAME or openai:MODEL@BASE_URL"
+        UserError, match="^planner: expected one of learned, .*vlm:NAME, openai:MODEL@BASE_URL"
     ):
         Settings(planner="gpt")
