@@ -45,8 +45,9 @@ LOOSE = Limits(items=1 << 20)
 @dataclass
 class Settings:
     """messages: how many, of which kinds (all). lines, silent: attackers at a time, and beside them those who
-    fall silent. limit, patience: seconds until one must have been told or hung up on, and one that is silent.
-    period: seconds between two requests of those who behave. memory: megabytes that the server may grow by.
+    fall silent (0: none). limit, patience: seconds until one must have been told or hung up on, and one that
+    is silent. period: seconds between two requests of those who behave. memory: megabytes that the server may
+    grow by.
     """
 
     messages: int = 10_000
@@ -78,6 +79,8 @@ class Attack:
         self.grown: list[float] = []  # megabytes of the server after each tenth of the messages
         self.names = list(kinds())
         weight = np.array([kinds()[name][1] for name in self.names])
+        if not settings.silent:
+            weight *= [name not in rawlines.SILENT for name in self.names]
         if settings.kinds:
             weight = np.array([name in settings.kinds for name in self.names], float)
         self.weight = weight / weight.sum()
