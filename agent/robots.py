@@ -4,7 +4,7 @@ were trained with; and the way back, what a client of such a robot showed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -119,11 +119,31 @@ ROBOTS: dict[str, RobotFormat] = {
 ROBOTS["steersman"] = replace(ROBOTS["libero"], size=None)  # for servers that fit pictures themselves
 
 
+OWN = "lerobot"  # LeRobot's names for the cameras and the numbers of whatever robot
+
+
+def check_name(name: str) -> None:
+    """UserError unless it is one of ROBOTS, or OWN."""
+    if name not in (*ROBOTS, OWN):
+        raise UserError(f"robot: expected one of {', '.join(ROBOTS)} or {OWN}, got '{name}'")
+
+
 def format_of(name: str) -> RobotFormat:
     """One of ROBOTS; UserError naming them."""
     if name not in ROBOTS:
         raise UserError(f"robot: expected one of {', '.join(ROBOTS)}, got '{name}'")
     return ROBOTS[name]
+
+
+def own_format(cameras: Iterable[str], state_dim: int, action_dim: int) -> RobotFormat:
+    """Of a robot with these cameras (by our names), as many numbers and positions."""
+    return RobotFormat(
+        cameras={f"observation.images.{name}": name for name in cameras},
+        state={"observation.state": (0, state_dim)},
+        action_dim=action_dim,
+        size=None,
+        rest="last",
+    )
 
 
 def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:

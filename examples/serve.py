@@ -48,7 +48,8 @@ def main(
     checkpoint: "nano" (shipped), a checkpoint directory or a hub id.
     planner: learned; none (the prompt in the subtask's place); or somebody else's model, vlm:NAME or
     openai:MODEL@BASE_URL, which thinks beside: chunks are made for the plan in force meanwhile.
-    robot: under which names clients show what: steersman and libero (the same), droid, aloha.
+    robot: under which names clients show what: steersman and libero (the same), droid, aloha; or lerobot,
+    the checkpoint's own cameras, state and action by LeRobot's names (docs/serving.md).
     host: address to listen at; 0.0.0.0 for every one of this machine.
     port: 0 takes a free one and tells which.
     device: cpu, cuda, mps.

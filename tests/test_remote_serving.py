@@ -97,3 +97,18 @@ def test_words_that_nobody_was_taught_are_refused_with_the_servers_reason(served
             policy.plan(Observation.from_env(env.look(), "press the red button"), "zyx")
         assert error.type is UserError  # its memory is at fault: the loop gives it an older one
         act(agent, env, 1)
+
+
+def test_a_robot_without_a_name_is_what_the_checkpoint_was_taught_for(env):
+    """LeRobot's names, as many cameras and numbers as there are: nobody has to write them down twice."""
+    here = act(Agent(load("nano")), env, 9)
+    with Background(Serving(port=0, robot="lerobot")) as server, open_policy(server.url) as policy:
+        assert policy.robot == "lerobot" and policy.format.rest == "last"
+        assert policy.format.cameras == {f"observation.images.{n}": n for n in ("front", "wrist")}
+        there = act(Agent(policy), env, 9)
+        with pytest.raises(
+            PolicyError, match="expected a server for the robot 'droid', got one for 'lerobot'"
+        ):
+            open_policy(f"{server.url}?robot=droid")
+    for one, other in zip(here, there, strict=True):
+        np.testing.assert_array_equal(one.action, other.action)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.remote.link import ANSWER, BEAT, CONNECT, Link
-from agent.robots import ROBOTS, RobotFormat, format_of
+from agent.robots import OWN, ROBOTS, RobotFormat, check_name, format_of, own_format
 from agent.wire import pack
 from backbone.errors import PolicyError, UserError
 from backbone.observation import Observation
@@ -44,7 +44,7 @@ class RemoteLevel:
         heartbeat: float = BEAT,
     ):
         if isinstance(robot, str):
-            format_of(robot)  # before anybody is called
+            check_name(robot)  # before anybody is called
         own = not isinstance(link, Link)
         self.link = Link(link, api_key, timeout, connect_timeout, heartbeat) if own else link
         self.name = self.link.name
@@ -125,8 +125,10 @@ class RemoteLevel:
         same = PLAIN if of in PLAIN else (of,)
         if robot is not None and robot not in same:
             raise PolicyError(f"{self.name}: expected a server for the robot '{robot}', got one for '{of}'")
+        if of == OWN:
+            return of, self._own(ours)
         if of not in ROBOTS:
-            known = ", ".join(ROBOTS)
+            known = ", ".join((*ROBOTS, OWN))
             raise PolicyError(f"{self.name}: expected a server for one of {known}, got one for '{of}'")
         name = robot or same[-1]
         found = format_of(name)
@@ -134,3 +136,11 @@ class RemoteLevel:
             if (has := ours.get(what, needs)) != needs:
                 raise PolicyError(f"{self.name}: expected {what} {needs} of a server for '{of}', got {has}")
         return name, found
+
+    def _own(self, ours: Mapping[str, Any]) -> RobotFormat:
+        """As the server describes its checkpoint's robot."""
+        cameras, dims = ours.get("cameras"), [ours.get(name) for name in ("state_dim", "action_dim")]
+        if not isinstance(cameras, Mapping) or not all(type(n) is int and 0 < n < 1000 for n in dims):
+            got = f"{cameras!r} and {dims}"[:80]
+            raise PolicyError(f"{self.name}: expected cameras, state_dim and action_dim, got {got}")
+        return own_format(map(str, cameras), *dims)

@@ -11,7 +11,7 @@ from agent.remote.link import Link
 from agent.remote.opening import KEY
 from agent.remote.planner import BEAT, RemotePlanner
 from agent.remote.policy import RemotePolicy
-from agent.robots import format_of
+from agent.robots import check_name
 from backbone.errors import UserError
 
 _SECONDS = ("timeout", "heartbeat")
@@ -60,7 +60,7 @@ def read_name(name: str) -> tuple[str, str | None, dict[str, float]]:
             f"policy: expected ?robot=NAME, &timeout=SECONDS or &heartbeat=SECONDS, got '{unknown[0]}'"
         )
     if "robot" in given:
-        format_of(given["robot"])
+        check_name(given["robot"])
     options = {}
     for what in _SECONDS:
         if what in given:

@@ -15,7 +15,7 @@ import numpy as np
 from agent.clock import SYNC
 from agent.pair import Pair
 from agent.planners import is_foreign_planner, open_planner
-from agent.robots import format_of, resize_with_pad
+from agent.robots import OWN, RobotFormat, format_of, own_format, resize_with_pad
 from agent.serving.question import Shown
 from agent.serving.settings import Serving
 from agent.sound import line
@@ -40,8 +40,9 @@ class Served:
 
         from backbone import checkpoint
 
-        self.serving, self.format = serving, format_of(serving.robot)
-        self.policy = self._loaded(checkpoint)
+        self.serving = serving
+        named = None if serving.robot == OWN else format_of(serving.robot)
+        self.policy = self._loaded(checkpoint, named)
         network = self.policy.network
         if serving.device == "cpu" and sum(p.numel() for p in network.parameters()) < SMALL:
             torch.set_num_threads(1)
@@ -58,6 +59,8 @@ class Served:
         else:
             self.cameras = {theirs: (sizes[ours],) * 2 for ours, theirs in reader.cameras.items()}
             self.state_dim, needed = reader.state_dim, set()
+        own = self.cameras, self.state_dim, self.policy.action_dim
+        self.format = named or own_format(*own)
         self._fits = reader is None  # whether pictures are fitted here, or by the reader as it was trained
         self._check(needed)
         if any(config.frames > 1 for _, config in network.preset.cameras):
@@ -116,7 +119,7 @@ class Served:
             return asked
         return min(1 << (asked - 1).bit_length(), max(asked, self.serving.batch))
 
-    def _loaded(self, checkpoint):
+    def _loaded(self, checkpoint, robot: RobotFormat | None):
         import torch
 
         from agent.policy import Policy
@@ -130,8 +133,8 @@ class Served:
                 raise UserError(f"{what}: expected a checkpoint of the π family, got '{preset.name}'")
             return Policy.from_pretrained(s.checkpoint, device)
         cameras = s.cameras or checkpoint.about(s.checkpoint).get("cameras")
-        names, shown = [name for name, _ in preset.cameras], [*self.format.cameras.values()]
-        if not cameras and not set(names) & set(shown):
+        names, shown = [name for name, _ in preset.cameras], [*(robot.cameras if robot else {}).values()]
+        if shown and not cameras and not set(names) & set(shown):
             cameras = dict(zip(names, shown, strict=False))
             told = ", ".join(f"{ours}: {theirs}" for ours, theirs in cameras.items())
             LOG.info("cameras, in their order: %s", told)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.robots import format_of
+from agent.robots import check_name
 from backbone.engine import WAYS
 from backbone.errors import UserError
 
@@ -72,7 +72,7 @@ class Serving:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self):
-        format_of(self.robot)
+        check_name(self.robot)
         if not 0 <= self.port < 65536:
             raise UserError(f"port: expected 0 to 65535, got {self.port}")
         if self.batch < 1:
