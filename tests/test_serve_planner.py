@@ -49,11 +49,14 @@ def test_chunks_are_made_for_the_plan_in_force_while_the_next_one_is_thought(see
         return plan(BLUE if number else RED)
 
     with ChatServer(answer) as chat, Background(serving(chat)) as server, line(server) as client:
-        first = client.ask(seen[0])
+        first = reply = client.ask(seen[0])
         assert first["subtask"] == f"{RED} <loc0256><loc0512>" and first["plan_age_ms"] == 0.0
         ages = []
         for _ in range(3):  # the planner is at its second answer all the while
-            reply = client.ask(seen[1])
+            more = {"memory": reply["memory"], "previous": reply["subtask"]} if ages else {}
+            reply = client.ask(
+                seen[1], **more
+            )  # whoever keeps them in mind itself is not kept waiting either
             assert reply["subtask"] == first["subtask"] and reply["actions"].shape == (10, 7)
             ages.append(reply["plan_age_ms"])
         assert 0 < ages[0] < ages[1] < ages[2] and len(chat.asked) == 2

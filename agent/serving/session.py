@@ -204,7 +204,7 @@ class Session:
             return self.plan, await self._act(observation, self.plan.text, question)
         if self.order is not None:
             return await self._ordered(observation, question)
-        if self.served.apart and not question.stateless:
+        if self.served.apart and question.want == "both":
             return await self._beside(observation, question)
         if self.served.apart and question.whole is not None:
             shown = question.whole.with_instruction(self.instruction)
@@ -263,6 +263,7 @@ class Session:
         """A planner apart thinks beside: it is waited for only where there is no plan yet."""
         if self.thought is None or self.thought.done():
             whole = (question.whole or observation).with_instruction(self.instruction)
+            self.memory = self.memory if question.memory is None else question.memory
             self.thought = asyncio.create_task(self._think(whole, self.revision, question))
         if self.plan is None:
             await asyncio.wait([self.thought])
@@ -316,7 +317,7 @@ class Session:
     def _told(self, plan: Plan | None, question: Question) -> dict[str, Any]:
         if plan is None:
             return {}
-        old = 0.0 if question.stateless else max(0.0, question.born - self._taken)
+        old = max(0.0, question.born - self._taken) if plan is self.plan else 0.0
         done = plan.done if question.stateless else self._done_looks >= DONE_LOOKS
         return {
             "subtask": plan.text,
