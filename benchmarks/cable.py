@@ -120,10 +120,10 @@ class Watched(SimRobot):
             self.thought.append(time.perf_counter())
         return done
 
-    def _tick(self, env: Any) -> None:
-        began, commands = time.perf_counter(), list(self._commands)
-        super()._tick(env)
-        self.done.append((began, bool(commands) and bool(commands[0][:-1].any()), self.hand_speed()))
+    def _tick(self, env: Any) -> bool:
+        began, given = time.perf_counter(), super()._tick(env)
+        self.done.append((began, bool(self.commanded[:-1].any()), self.hand_speed()))
+        return given
 
 
 @dataclass
