@@ -38,7 +38,10 @@ from envs.robots.config import Config, read_config
 from envs.robots.named import make_robot
 from highlevel.plan import DONE
 
-TEACHING = "take over, hand back; while you drive: subtask: ... (what you show), memory: ... (what it is to remember)"
+TEACHING = (
+    "take over, hand back; while you drive: subtask: ... (what you show), "
+    "memory: ... (what there is to remember)"
+)
 
 
 def main(
