@@ -31,6 +31,7 @@ from backbone.errors import UserError
 OVERRUN = 1.5  # periods between two actions, from which on a tick counts as late
 SPARE = 0.1  # of a period, for looking and bookkeeping, besides the grace
 GAP = 0.5  # seconds in which nothing was done, from which on what was thought before is too old
+WRONG = " failed: ", " garbled: ", "link down: "  # in events, of a level that does not answer
 
 
 class Robot(Protocol):
@@ -221,7 +222,7 @@ def _act(
             faults.begin("safety", f"held: {safety.refused}")
         held = "held" in step.events or safety.refused is not None
         if not acted and held:
-            reason = next((e for e in step.events if " failed: " in e or " garbled: " in e), reason)
+            reason = next((e for e in step.events if any(map(e.__contains__, WRONG))), reason)
             if thought - began > first and not agent.stopped:
                 got = f"none ({reason})" if reason else "none"
                 raise UserError(f"planner: expected a first plan within {first:.0f} s, got {got}")

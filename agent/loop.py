@@ -326,7 +326,7 @@ class Agent(Looking):
         elif held or lines.broke:
             self.clock.beside.meet_anew()
             self.look_again()
-        elif lines.unplanned:
+        elif lines.unplanned and "plan" in self._due:
             self.clock.beside.forget("plan")
             self._due["plan"], self._call = self._now, ("again",)
 

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from agent.planners import is_foreign_planner, open_planner
+from agent.planners import LOCAL, SERVED, open_planner
 from backbone.errors import UserError
 from training.annotate.asking import Asker
 from training.annotate.lines import by_lines
@@ -65,7 +65,7 @@ def main(
     device: of a vlm.
     compare: a dataset of the same episodes with true labels, to tell how far they agree.
     """
-    if by != HAND and not is_foreign_planner(by):
+    if by != HAND and not by.startswith((LOCAL, SERVED)):
         raise UserError(f"by: expected hand, vlm:NAME or openai:MODEL@BASE_URL, got '{by}'")
     known, label, wrong = read_subtasks(subtasks), None, None
     if by != HAND:
