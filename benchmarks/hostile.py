@@ -241,7 +241,7 @@ def main(settings: Settings) -> int:
             good = Good(served.url, settings.period, str(file) if file else None)
             time.sleep(40 * settings.period + 8)  # an episode of theirs and more
             attack, memory, before = Attack(settings, served), Memory(served), served.memory()
-            began = time.perf_counter()
+            began, used = time.perf_counter(), served.seconds()
             asyncio.run(attack.run(attack.drawn()))
             over = attack.over  # but for those who are silent
             after = good.end(began, over)
@@ -249,6 +249,7 @@ def main(settings: Settings) -> int:
             told = {
                 "settings": asdict(settings) | {"out": str(settings.out)},
                 "seconds": round(over - began, 1),
+                "server_cpu_seconds": round(served.seconds() - used, 1),
                 "load": os.getloadavg()[0],
                 "memory_by_tenths_mb": attack.grown,
                 "memory_mb": {"before": before, "most": memory.most, "after": served.memory()},
@@ -306,7 +307,8 @@ def show(told: dict[str, Any]) -> None:
     print(f"{'all':38}{total['sent']:8}" + "".join(f"{total[c]:10}" for c in columns))
     memory, good = told["memory_mb"], told["good"]
     took = ", ".join(f"{name} {mb:.0f} MB" for name, mb in memory.items())
-    print(f"{told['seconds']:.0f} s, load {told['load']:.1f}; server: {took}")
+    about = f"load {told['load']:.1f}; server: {told['server_cpu_seconds']:.0f} s of a processor, {took}"
+    print(f"{told['seconds']:.0f} s, {about}")
     print(f"by tenths of the messages: {', '.join(f'{mb:.0f}' for mb in told['memory_by_tenths_mb'])} MB")
     for name in ("before", "during"):
         about, (p50, p99, most) = good[name], good[name]["p50_p99_most_ms"]
