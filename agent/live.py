@@ -246,7 +246,8 @@ def _act(
         stop = False
         if watch is not None:
             given = step.action if step.action is not None else action
-            step = replace(step, action=given, events=tuple(map(line, step.events)) + faults.news())
+            events = tuple(map(line, step.events)) + ("held",) * (held and "held" not in step.events)
+            step = replace(step, action=given, events=events + faults.news())
             with faults.caught("watch"):  # a full disk is no reason to let the arm go
                 stop = watch(step, cadence.ticks)
         if stop or (acted and done - running >= seconds):
