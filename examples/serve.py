@@ -31,6 +31,7 @@ def main(
     cameras: dict[str, str] | None = None,
     prepare: str = "eager",
     batch: int = 16,
+    cores: int | None = None,
     prompt: str = "",
     rate: float = 20.0,
     api_key_file: Path | None = None,
@@ -58,6 +59,7 @@ def main(
     their order by default.
     prepare: eager, compiled or graphs (docs/speed.md). Clients that come meanwhile wait, none is dropped.
     batch: clients answered in one pass, at most.
+    cores: that the network computes on, where it is no GPU; by default one for a small network, else all.
     prompt: said where a client says none.
     rate: control ticks a second of the robots.
     api_key_file: keys, one a line, any of which a client needs; by default the one in STEERSMAN_API_KEY.
@@ -83,6 +85,7 @@ def main(
         "dtype": dtype,
         "prepare": prepare,
         "batch": batch,
+        "cores": cores,
         "prompt": prompt,
         "rate": rate,
         "limits": limits,

@@ -24,7 +24,7 @@ from backbone.observation import Observation
 from highlevel.language_model import Dialect
 
 PROTOCOL = 1  # of the keys beside openpi's
-SMALL = 100e6  # parameters: so small a network is no faster on several cores, and slower on busy ones
+SMALL = 100e6  # parameters: so small a network gains little on several cores, and loses on busy ones
 NEUTRAL = "the"  # a word that every network reads
 LOG = logging.getLogger("steersman.serve")
 
@@ -44,8 +44,9 @@ class Served:
         named = None if serving.robot == OWN else format_of(serving.robot)
         self.policy = self._loaded(checkpoint, named)
         network = self.policy.network
-        if serving.device == "cpu" and sum(p.numel() for p in network.parameters()) < SMALL:
-            torch.set_num_threads(1)
+        small = sum(p.numel() for p in network.parameters()) < SMALL
+        if serving.cores is not None or (serving.device == "cpu" and small):
+            torch.set_num_threads(serving.cores or 1)
         self.planner = serving.planner
         if is_foreign_planner(serving.planner):
             self.planner = open_planner(serving.planner, self._dialect(), serving.device)

@@ -49,6 +49,7 @@ class Serving:
     of a network of the π family. cameras: its names -> the robot's, where the checkpoint has others or none.
     prepare: how the network runs (see `backbone.engine`). batch: clients answered in one pass, at most. keys:
     API keys, any of which is needed; none: everybody is let in. certificate, private_key: PEM files, for TLS.
+    cores: that the network computes on, where it is no GPU; by default one for a small network, else all.
     prompt: said where a client says none. rate: control ticks a second of the robot. threads: of planners
     elsewhere.
     """
@@ -63,6 +64,7 @@ class Serving:
     cameras: Mapping[str, str] | None = None
     prepare: str = "eager"
     batch: int = 16
+    cores: int | None = None
     keys: tuple[str, ...] = ()
     certificate: Path | None = None
     private_key: Path | None = None
@@ -77,6 +79,8 @@ class Serving:
             raise UserError(f"port: expected 0 to 65535, got {self.port}")
         if self.batch < 1:
             raise UserError(f"batch: expected at least 1 client in a pass, got {self.batch}")
+        if self.cores is not None and self.cores < 1:
+            raise UserError(f"cores: expected at least 1, got {self.cores}")
         if self.dtype not in DTYPES:
             raise UserError(f"dtype: expected one of {', '.join(DTYPES)}, got '{self.dtype}'")
         if self.prepare not in WAYS:
