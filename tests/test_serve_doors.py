@@ -211,7 +211,7 @@ def test_what_is_in_the_way_is_one_line(tmp_path, certificate):
     broken = tmp_path / "broken.pem"
     broken.write_text("no certificate\n")
     for options, words in (
-        ({"robot": "dog"}, "robot: expected one of libero, droid, aloha, steersman, got 'dog'"),
+        ({"robot": "dog"}, "robot: expected one of libero, droid, aloha, steersman or lerobot, got 'dog'"),
         ({"robot": "aloha"}, "robot: expected one with the checkpoint's cameras front, wrist, 'aloha' has"),
         ({"robot": "droid"}, "robot: expected one with the checkpoint's 7 numbers in an? action"),
         ({"checkpoint": "none-such"}, "checkpoint 'none-such' not found"),
