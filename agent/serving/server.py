@@ -20,20 +20,19 @@ from typing import Any
 
 from agent.asks import Ask
 from agent.serving import access
+from agent.serving.client import Client, peer
 from agent.serving.lines import connection_class, quiet_logger
 from agent.serving.metrics import Metrics
 from agent.serving.model import Served, load
-from agent.serving.question import Question, read
+from agent.serving.question import Question
 from agent.serving.session import Session
 from agent.serving.settings import Serving
-from agent.serving.worker import Late, Worker
-from agent.sound import line
+from agent.serving.worker import Worker
 from agent.wire import needed, pack
-from backbone.errors import PolicyError, UserError
+from backbone.errors import UserError
 
 LOG = logging.getLogger("steersman.serve")
 READERS = 2  # threads that unpack frames
-CLOSING = "Internal server error. The reason is in the previous frame."
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -264,111 +263,6 @@ class Server:
                 self.sessions.pop(name).close()
 
 
-class Client:
-    """What comes over one connection. Requests without an `id` are answered strictly in turn, as openpi does;
-    those with one side by side, each reply bearing its id.
-    """
-
-    def __init__(self, server: Server, line):
-        self.server, self.line = server, line
-        self._session: Session | None = None
-        self._tasks: set[asyncio.Task] = set()
-        self._before: float | None = None  # seconds that the last request took, all in all
-
-    async def take(self, frame: bytes | str) -> bool:
-        """Answer a frame, or begin with it. False where the line is closed because of it."""
-        server, started = self.server, time.perf_counter()
-        server.metrics.received.inc(len(frame))
-        observe, size = server.served.observe, server.served.policy.action_dim
-        reading = Ask(lambda: read(frame, observe, size), kind=("reading",))
-        try:
-            question = await server.readers.answer(reading)
-        except Exception as error:
-            return await self._failed(error, getattr(error, "id", None))
-        if question.id is None:
-            return await self._answer(question, started)
-        task = asyncio.create_task(self._answer(question, started))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        while len(self._tasks) > self.server.limits.queue:  # no more frames are read meanwhile
-            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        return True
-
-    async def finish(self) -> None:
-        """Wait for what is under way."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._session is not None:
-            self.server.forget(self._session)
-
-    async def _answer(self, question: Question, started: float) -> bool:
-        closed = needed("websockets.exceptions").ConnectionClosed
-        metrics = self.server.metrics
-        try:
-            session = self._of(question)
-            if session.asked >= self.server.limits.queue:
-                raise UserError(f"session: expected at most {session.asked} requests at a time")
-            reply = await session.reply(question)
-        except Exception as error:
-            with suppress(closed):
-                return await self._failed(error, question.id)
-            return False
-        took = time.perf_counter() - started
-        reply |= self._timing(took, sum(question.passes))
-        if question.id is not None:
-            reply["id"] = question.id
-        frame = pack(reply)
-        with suppress(closed):
-            await self.line.send(frame)
-        self._before = time.perf_counter() - started
-        metrics.requests.labels("ok").inc()
-        metrics.sent.inc(len(frame))
-        metrics.seconds.observe(self._before)
-        if "plan_age_ms" in reply:
-            metrics.age.observe(reply["plan_age_ms"] / 1000)
-        return True
-
-    def _of(self, question: Question) -> Session:
-        if question.session is not None:
-            return self.server.session(self.line.key, question.session)
-        if self._session is None:
-            self._session = self.server.alone()
-        return self._session
-
-    def _timing(self, took: float, passes: float) -> dict[str, Any]:
-        """Milliseconds, where openpi's servers put them: of the network alone, and of all done here."""
-        timing = {"infer_ms": 1000 * took}
-        if self._before is not None:
-            timing["prev_total_ms"] = 1000 * self._before
-        return {"policy_timing": {"infer_ms": 1000 * passes}, "server_timing": timing}
-
-    async def _failed(self, error: Exception, id: int | str | None) -> bool:
-        """Tell the client: by its id where it gave one, else as openpi does, with the line's end."""
-        outcome = (
-            "late" if isinstance(error, Late) else "refused" if isinstance(error, UserError) else "failed"
-        )
-        if isinstance(error, PolicyError):
-            outcome = "failed"
-        self.server.metrics.requests.labels(outcome).inc()
-        said = line(error)
-        if outcome == "failed":
-            LOG.error(
-                "%s: a request failed: %s", peer(self.line), said, exc_info=LOG.isEnabledFor(logging.DEBUG)
-            )
-        else:
-            LOG.info("%s: %s: %s", peer(self.line), outcome, said)
-        if id is not None:
-            await self.line.send(pack({"id": id, "error": said}))
-            return True
-        await self.line.send(said)
-        await self.line.close(1011, CLOSING)
-        return False
-
-
 async def _first(wanted, *others) -> Any:
     """What the first coroutine gives; None where one of the others, tasks or coroutines, ends before it."""
     tasks = [asyncio.ensure_future(found) for found in (wanted, *others)]
@@ -379,9 +273,3 @@ async def _first(wanted, *others) -> Any:
         for task, given in zip(tasks, (wanted, *others), strict=True):
             if task is not given:  # a task that was given is somebody else's to end
                 task.cancel()
-
-
-def peer(line) -> str:
-    """A client's address, for people."""
-    found = line.remote_address
-    return f"{found[0]}:{found[1]}" if found else "somebody"
