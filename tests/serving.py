@@ -154,10 +154,12 @@ class Process:
 
 
 class Proxy:
-    """Passes on what comes, both ways, unless it is `cut`: then it swallows everything and closes nothing."""
+    """Passes on what comes, both ways, a `delay` later (seconds), unless it is `cut`: then it swallows
+    everything and closes nothing.
+    """
 
-    def __init__(self, to: int):
-        self.to, self.cut = to, False
+    def __init__(self, to: int, delay: float = 0.0):
+        self.to, self.delay, self.cut = to, delay, False
         self._door = socket.create_server(("127.0.0.1", 0))
         self.url = f"ws://127.0.0.1:{self._door.getsockname()[1]}"
         self._pairs: dict[socket.socket, socket.socket | None] = {}
@@ -190,6 +192,7 @@ class Proxy:
     def _pass_on(self, found: socket.socket) -> None:
         try:
             data = found.recv(1 << 16)
+            time.sleep(self.delay)
             other = self._pairs[found]
             if data and not self.cut and other is not None:
                 other.sendall(data)

@@ -112,6 +112,13 @@ def test_a_policy_elsewhere_and_the_cable_pulled_in_three_ways():
     assert {step.subtask for step in steps if moves(step)} == {TEXT}
 
 
+def test_a_server_far_away_is_not_taken_for_a_dead_one():
+    with PolicyServer(planned, OURS) as server, Proxy(server.port, delay=0.04) as proxy:
+        with open_policy(proxy.url) as policy:
+            steps = run(Agent(policy, clock=live.clock(20)), *[(nothing, moves)] * 8)
+            assert policy.link.breaks == 0 and not told(steps, "link")
+
+
 def test_of_a_planner_that_is_gone_the_last_subtask_stands_for_a_while(monkeypatch):
     monkeypatch.setattr("agent.lines.STANDS", 0.5)
     hand = Script(Plan("unused"))

@@ -19,22 +19,20 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
 from urllib.parse import urlsplit
 
 from agent.remote.opening import dropped, hidden, opened, read
+from agent.remote.pulse import Pulse
 from agent.wire import pack
 from backbone.errors import LinkError, PolicyError, UserError
 
 CONNECT, ANSWER = 10.0, 120.0  # seconds; a server may compile its network at the first question
 LONGEST = 86400  # seconds that can be asked for
-BEAT = 0.06  # seconds without a sign of life from which on a line is down
+BEAT = 0.06  # seconds without a sign of life from which on a line is down, if it is not a long one
 GONE = 0.5  # and from which on it is given up for a new one: a short silence is cheaper to wait for
 PATIENT = 5.0  # likewise, at least, where whoever asks can wait: a busy machine is no dead one
 BEATS = 5  # pings in that time
-PIECE = 2**15  # bytes of a question between which a ping may go out
-AHEAD = 2**17  # bytes that the kernel may hold before a ping: on a slow line it must not wait for long
 PAUSES = 0.05, 0.5  # seconds between two attempts to connect: at first, and at most
 ATTEMPT, TIMES = 0.4, 4  # seconds at least for one of them; or so many times what the first one took
 
@@ -43,7 +41,8 @@ class Link:
     """Connects at once; UserError in one line where that cannot be (PolicyError where nobody is there).
 
     url: ws:// or wss://. timeout: seconds for an answer, with a line that is lost meanwhile. heartbeat:
-    seconds after which a server of ours that gives no sign of life is gone, where nobody is patient.
+    seconds, or three round trips, after which a server of ours that gives no sign of life is gone, where
+    nobody is patient.
 
     metadata: the server's, as it said when we connected. ours: what it says of itself, if it is a server of
     ours. patient: whether a question outlives the line and waits for the next one; else it fails with it.
@@ -75,6 +74,7 @@ class Link:
         self._ids = itertools.count(1)
         self._open: dict[int, _Question] = {}  # in the order they came; of the thread alone, as are:
         self._socket: Any = None
+        self._pulse = Pulse(heartbeat)
         self._sending: set[asyncio.Task] = set()
         first: Future = Future()
         self._thread = threading.Thread(target=self._run, args=(first,), name="link", daemon=True)
@@ -165,7 +165,7 @@ class Link:
     async def _serve(self, socket: Any) -> None:
         """Until this line is lost."""
         if self.ours:
-            socket.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, AHEAD)
+            self._pulse.begin(socket)
         self._socket, self.heard, self.down = socket, time.monotonic(), None
         beats = asyncio.create_task(self._beats(socket)) if self.ours else None
         self._send()
@@ -200,17 +200,15 @@ class Link:
         """Ask for signs of life. Silence is told at once, so that an arm can hold; the line is kept for a
         while, as the network may only have been slow.
         """
+        pulse = self._pulse
         while True:
-            started = time.monotonic()
-            ping = asyncio.ensure_future(_ping(socket))
-            limit = max(self.heartbeat, PATIENT) if self.patient else self.heartbeat
-            await asyncio.wait({ping}, timeout=limit)
-            await asyncio.sleep(0)  # where this thread was held up the answer may lie there
-            if not ping.done() and not self.patient and socket is self._socket:
+            started, ping = time.monotonic(), pulse.ping(socket)
+            limit = max(pulse.limit, PATIENT) if self.patient else pulse.limit
+            alive = await pulse.answered(ping, socket, limit)
+            if not alive and not self.patient and socket is self._socket:
                 self._broken(f"no sign of life for {limit * 1000:.0f} ms")
-                await asyncio.wait({ping}, timeout=max(0.0, GONE - limit))
-                await asyncio.sleep(0)
-            if not ping.done():
+                alive = await pulse.answered(ping, socket, max(0.0, GONE - limit))
+            if not alive:
                 ping.cancel()
                 return self._lost(socket, f"no sign of life for {max(limit, GONE) * 1000:.0f} ms")
             self.heard = time.monotonic()
@@ -281,9 +279,8 @@ class Link:
                 return
 
     async def _sent(self, socket: Any, frame: bytes) -> None:
-        pieces = [frame[at : at + PIECE] for at in range(0, len(frame), PIECE)]
         with contextlib.suppress(Exception):  # that the line is lost is noticed where it is read
-            await socket.send(pieces if self.ours and len(pieces) > 1 else frame)
+            await socket.send(self._pulse.pieces(frame) if self.ours else frame)
 
     def _give_up(self, question: _Question | None = None) -> None:
         for found in list(self._open.values()) if question is None else [question]:
@@ -307,8 +304,3 @@ class _Question:
     frame: bytes
     sent: Any = None
     reply: Future = field(default_factory=Future)
-
-
-async def _ping(socket: Any) -> None:
-    with contextlib.suppress(Exception):  # that the line is lost is noticed where it is read
-        await (await socket.ping())
