@@ -153,7 +153,7 @@ def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     scale = max(image.shape[1] / width, image.shape[0] / height)
-    inner = int(image.shape[1] / scale), int(image.shape[0] / scale)
+    inner = max(1, int(image.shape[1] / scale)), max(1, int(image.shape[0] / scale))
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     fitted = Image.new("RGB", (width, height))
     fitted.paste(Image.fromarray(image).resize(inner, Image.Resampling.BILINEAR), (left, top))

@@ -118,6 +118,7 @@ def test_a_wide_picture_gets_black_bars():
     fitted = resize_with_pad(np.full((100, 200, 3), 255, np.uint8), 224, 224)
     assert fitted.shape == (224, 224, 3) and fitted.dtype == np.uint8
     assert (fitted[56:168] == 255).all() and not fitted[:56].any() and not fitted[168:].any()
+    assert resize_with_pad(np.zeros((8, 4096, 3), np.uint8), 128, 128).shape == (128, 128, 3)
 
 
 def test_what_a_libero_server_sees():
