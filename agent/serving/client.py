@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("steersman.serve")
 CLOSING = "Internal server error. The reason is in the previous frame."
+SHORT = 1 << 19  # bytes of a frame that is read at once: 0.6 ms, 6 at the worst, and no thread is waited for
 
 
 class Client:
@@ -41,7 +42,10 @@ class Client:
         observe, size = server.served.observe, server.served.policy.action_dim
         reading = Ask(lambda: read(frame, observe, size), kind=("reading",))
         try:
-            question = await server.readers.answer(reading)
+            if len(frame) <= SHORT:
+                question = reading.alone()
+            else:
+                question = await server.readers.answer(reading)
         except Exception as error:
             return await self._failed(error, getattr(error, "id", None))
         if question.id is None:
