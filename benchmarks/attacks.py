@@ -192,7 +192,7 @@ def picture(rng: Rng) -> bytes:
         value = np.full((64, 64, 3), choice(rng, (np.nan, np.inf, -1.0, 1e30, 255.0)), np.float32)
     elif rng.random() < 0.3:
         value = choice(rng, (None, 5, "picture", b"\xff\xd8\xff\xe0", [[0] * 3] * 9, {}, np.float32(1)))
-    return request(rng, **{choice(rng, ("observation/image", "observation/wrist_image")): value})
+    return request(rng, **{choice(rng, PICTURES): value})
 
 
 def lacking(rng: Rng) -> bytes:
@@ -265,6 +265,9 @@ def words(rng: Rng) -> str:
     return "".join(choice(rng, letters) for _ in range(size(rng, 900)))
 
 
+PICTURES = "observation/image", "observation/wrist_image"
+LONG_ONES = [np.zeros(shape, np.uint8) for shape in ((8, 4096, 3), (4096, 8, 3), (3, 8, 4000), (8, 8, 3))]
+
 ODD: dict[str, Make] = {
     "bytes changed": changed,
     "keys nobody knows": unknown,
@@ -272,5 +275,6 @@ ODD: dict[str, Make] = {
     "odd words": lambda rng: request(
         rng, **{choice(rng, ("prompt", "memory", "subtask", "say")): words(rng)}
     ),
+    "picture, long": lambda rng: request(rng, **{choice(rng, PICTURES): choice(rng, LONG_ONES)}),
     "picture, large": lambda rng: pack(look(rng, 600) | {"id": 1}),
 }
