@@ -46,8 +46,8 @@ LOOSE = Limits(items=1 << 20)
 class Settings:
     """messages: how many, of which kinds (all). lines, silent: attackers at a time, and beside them those who
     fall silent (0: none). limit, patience: seconds until one must have been told or hung up on, and one that
-    is silent. period: seconds between two requests of those who behave. memory: megabytes that the server may
-    grow by.
+    is silent. rate: messages a second at most (0: as fast as they are answered). period: seconds between two
+    requests of those who behave. memory: megabytes that the server may grow by.
     """
 
     messages: int = 10_000
@@ -58,6 +58,7 @@ class Settings:
     silent: int = 24
     limit: float = 30.0
     patience: float = 90.0
+    rate: float = 0.0
     period: float = 0.2
     memory: float = 600.0
     out: Path | None = None
@@ -77,7 +78,7 @@ class Attack:
         self.wrong: list[str] = []
         self.longest, self.codes, self.doors = 0, Counter(), Counter()
         self.grown: list[float] = []  # megabytes of the server after each tenth of the messages
-        self.names = list(kinds())
+        self.names, self.due = list(kinds()), 0.0
         weight = np.array([kinds()[name][1] for name in self.names])
         if not settings.silent:
             weight *= [name not in rawlines.SILENT for name in self.names]
@@ -104,6 +105,9 @@ class Attack:
         async def attacker() -> None:
             line: rawlines.Line | None = None
             for number, name, rng in drawn:  # one iterator for all of them
+                if self.s.rate:
+                    self.due = max(self.due + 1 / self.s.rate, time.perf_counter())
+                    await asyncio.sleep(self.due - time.perf_counter())
                 if name in rawlines.SILENT:
                     await slots.acquire()
                     task = asyncio.create_task(silent(number, name, rng))
