@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import attacks  # noqa: E402
 import hostile  # noqa: E402
 import rawlines  # noqa: E402
+import wire  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
 from agent.serving import Background, Serving  # noqa: E402
@@ -30,11 +31,17 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_each_kind_is_refused_and_others_are_answered_as_before():
+@pytest.fixture(scope="module")
+def server():
+    with Background(Serving(port=0)) as running:
+        yield running
+
+
+def test_each_kind_is_refused_and_others_are_answered_as_before(server):
     kinds = [name for name in hostile.kinds() if name not in rawlines.SILENT]
     drawn = [(at, name, np.random.default_rng([9, at])) for at, name in enumerate(kinds)]
     asked = pack(attacks.look(np.random.default_rng(0)) | {"reset": 3})
-    with Background(Serving(port=0)) as server, connect(server.url, compression=None, max_size=None) as line:
+    with connect(server.url, compression=None, max_size=None) as line:
         line.recv(timeout=20)
         line.send(asked)
         first = unpack(line.recv(timeout=20))
@@ -54,3 +61,17 @@ def test_each_kind_is_refused_and_others_are_answered_as_before():
         assert 'requests_total{outcome="failed"} ' not in page
         assert 'requests_total{outcome="refused"} ' in page
     assert not os.path.exists(attacks.MARK)
+
+
+def test_a_crowd_is_counted_request_by_request(server):
+    settings = wire.Settings(clients=3, rate=4.0, seconds=1.0)
+    taken, lost = asyncio.run(wire.crowd_of(server.url, settings))
+    assert lost == [] and 3 <= len(taken) <= 12 and min(taken) > 0
+
+
+def test_the_networks_time_is_part_of_the_round_trip(server):
+    from loopback import looks
+
+    with connect(server.url, compression=None, max_size=None) as line:
+        told = wire.ours(line, looks(2))(3, 0.0)
+    assert len(told) == 3 and all(0 < inference < taken for taken, inference in told)
