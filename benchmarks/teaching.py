@@ -46,17 +46,20 @@ LESSONS, MEASURED = 40_000, 50_000  # first seeds
 
 @dataclass
 class How:
-    """Args:
-    out: folder for runs, cache, network and results; what is there already is not made again.
-    drift: added to the sideways speed.
-    lessons: episodes in which the person helps.
-    episodes: that are measured, before and after.
-    minutes: of training, on one core.
-    learning_rate: of the fine-tuning.
-    planner_weight: 0 teaches the controller alone.
-    suite: of tasks.
-    cloned: for comparison, learn from all frames of the lessons, the agent's own as if they had been shown.
-    steps: of training, instead of minutes.
+    """Options of `python benchmarks/teaching.py`.
+
+    Args:
+        out: folder for runs, cache, network and results; what is there already is not made again.
+        drift: added to the sideways speed.
+        lessons: episodes in which the person helps.
+        episodes: that are measured, before and after.
+        minutes: of training, on one core.
+        learning_rate: of the fine-tuning.
+        planner_weight: 0 teaches the controller alone.
+        suite: of tasks.
+        cloned: for comparison, learn from all frames of the lessons, the agent's own as if they had been
+            shown.
+        steps: of training, instead of minutes.
     """
 
     out: Path = Path("runs/teaching")

@@ -45,25 +45,27 @@ def main(
     device: str = "cpu",
     compare: str | None = None,
 ) -> int:
-    """Args:
-    dataset: a folder or a hub id, LeRobot v3.
-    by: hand, vlm:DIRECTORY_OR_HUB_ID or openai:MODEL@BASE_URL.
-    out: label a copy there instead of the dataset itself.
-    subtasks: the only ones there may be, and files with one a line.
-    cameras: to be shown; the first one by default.
-    episodes: only these.
-    redo: episodes too that have labels already.
-    language_columns: write LeRobot's language columns too, which LeRobot 0.4 cannot read.
-    frames: the most that a model is shown of an episode.
-    rate: frames a second that it is shown, as far as that many allow.
-    side: pixels of the longer side of what it is shown.
-    tries: how often it is asked about an episode.
-    refine: ask about each change of subtask once more, shown the frames around it.
-    at_once: episodes that a server is asked about at the same time.
-    timeout: seconds for an answer of a server.
-    new_tokens: the most that it may write.
-    device: of a vlm.
-    compare: a dataset of the same episodes with true labels, to tell how far they agree.
+    """Options of `steersman annotate`.
+
+    Args:
+        dataset: a folder or a hub id, LeRobot v3.
+        by: hand, vlm:DIRECTORY_OR_HUB_ID or openai:MODEL@BASE_URL.
+        out: label a copy there instead of the dataset itself.
+        subtasks: the only ones there may be, and files with one a line.
+        cameras: to be shown; the first one by default.
+        episodes: only these.
+        redo: episodes too that have labels already.
+        language_columns: write LeRobot's language columns too, which LeRobot 0.4 cannot read.
+        frames: the most that a model is shown of an episode.
+        rate: frames a second that it is shown, as far as that many allow.
+        side: pixels of the longer side of what it is shown.
+        tries: how often it is asked about an episode.
+        refine: ask about each change of subtask once more, shown the frames around it.
+        at_once: episodes that a server is asked about at the same time.
+        timeout: seconds for an answer of a server.
+        new_tokens: the most that it may write.
+        device: of a vlm.
+        compare: a dataset of the same episodes with true labels, to tell how far they agree.
     """
     if by != HAND and not by.startswith((LOCAL, SERVED)):
         raise UserError(f"by: expected hand, vlm:NAME or openai:MODEL@BASE_URL, got '{by}'")

@@ -31,20 +31,23 @@ def main(
     device: str | None = None,
     counterfactuals: bool = True,
 ) -> int:
-    """Args:
-    suite: which suite of tasks.
-    episodes: how many seeds; each is run once per cell of the matrix.
-    seed: the first seed; the others are seed + 1, seed + 2, ...
-    checkpoint: "nano" (shipped) or a checkpoint directory.
-    out: folder for the results; outputs/blame/SUITE by default.
-    family: only this task family (sort, stack, stow, clear, swap, press).
-    plan: a person's plan as one more row: subtasks with ";" between, or a file with one a line (or with
-    instructions, and the subtasks of each indented below it).
-    execute: control ticks between looks; those of the suite's published protocol by default (tabletop: 8).
-    workers: processes; the number of cores by default.
-    batch: episodes at a time in a process, their networks in one pass.
-    device: cpu, cuda, ...; a GPU where there is one, by default.
-    counterfactuals: also tell the controller something else, point elsewhere, and say other instructions.
+    """Options of `steersman blame`.
+
+    Args:
+        suite: which suite of tasks.
+        episodes: how many seeds; each is run once per cell of the matrix.
+        seed: the first seed; the others are seed + 1, seed + 2, ...
+        checkpoint: "nano" (shipped) or a checkpoint directory.
+        out: folder for the results; outputs/blame/SUITE by default.
+        family: only this task family (sort, stack, stow, clear, swap, press).
+        plan: a person's plan as one more row: subtasks with ";" between, or a file with one a line (or with
+            instructions, and the subtasks of each indented below it).
+        execute: control ticks between looks; those of the suite's published protocol by default (tabletop:
+            8).
+        workers: processes; the number of cores by default.
+        batch: episodes at a time in a process, their networks in one pass.
+        device: cpu, cuda, ...; a GPU where there is one, by default.
+        counterfactuals: also tell the controller something else, point elsewhere, and say other instructions.
     """
     check_run(episodes, seed, workers)
     typed = None if plan is None else typed_text(plan)

@@ -24,16 +24,19 @@ def main(
     workers: int | None = None,
     drawing: Literal["published", "fast"] = "published",
 ) -> int:
-    """Args:
-    out: the dataset; episodes that are there already are not made again.
-    suites: taken in turn; name one twice for twice its share. Suites of a benchmark that has a teacher
-        (metaworld_*, ogbench_*) are recorded in its own layout.
-    episodes: how many in all.
-    seed: the first seed; the others follow. Below 10000000, where evaluation begins.
-    families: only these task families, or a benchmark's tasks.
-    checkpoint: a policy to drive in turn with the teacher (DAgger).
-    workers: processes; the number of cores by default.
-    drawing: of a benchmark's pictures: as its own package draws them, or fast, without shadows and the like.
+    """Options of `steersman collect`.
+
+    Args:
+        out: the dataset; episodes that are there already are not made again.
+        suites: taken in turn; name one twice for twice its share. Suites of a benchmark that has a teacher
+            (metaworld_*, ogbench_*) are recorded in its own layout.
+        episodes: how many in all.
+        seed: the first seed; the others follow. Below 10000000, where evaluation begins.
+        families: only these task families, or a benchmark's tasks.
+        checkpoint: a policy to drive in turn with the teacher (DAgger).
+        workers: processes; the number of cores by default.
+        drawing: of a benchmark's pictures: as its own package draws them, or fast, without shadows and the
+            like.
     """
     writer = collect(out, suites, episodes, seed, families, checkpoint, workers, drawing=drawing)
     solved = sum(episode["success"] for episode in writer.episodes)

@@ -26,10 +26,12 @@ def main(
     out: Path | None = None,
     weights: Literal["pairs", "equal"] = "pairs",
 ) -> int:
-    """Args:
-    folders: two or more result folders.
-    out: write everything as JSON into this file.
-    weights: of the families, for what is said overall: as many as there are pairs, or equal ones.
+    """Options of `steersman compare`.
+
+    Args:
+        folders: two or more result folders.
+        out: write everything as JSON into this file.
+        weights: of the families, for what is said overall: as many as there are pairs, or equal ones.
     """
     found = compare(folders, weights)
     console = Console(highlight=False)

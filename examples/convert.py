@@ -35,20 +35,24 @@ def main(
     without_statistics: bool = False,
     lenient: bool = False,
 ) -> int:
-    """Args:
-    source: a directory, a safetensors file or a hub id.
-    out: where the checkpoint goes.
-    preset_name: what it becomes, by name.
-    dtype: of the weights.
-    tokenizer: a directory or hub id, by default the source's own if it has one; it goes with the checkpoint,
-        and the words between the segments are its.
-    prompt: how the policy is told things (openpi, lerobot_0.4, openpi_libero, ...); the preset's usual one.
-    horizon: actions of a chunk, where the source's config.json does not say it (openpi's LIBERO: 10).
-    stretch: linear scaling of the global layers' rotary positions, where config.json does not say it: 8 for
-        Gemma 3's own weights, 1 for what OpenTau trained.
-    warm_start: beginnings of our names that may start afresh ("state." from pi06 to pi07).
-    without_statistics: convert although there is no normalisation with them; numbers go through as they are.
-    lenient: convert although some keys are not understood; they are listed.
+    """Options of `steersman convert`.
+
+    Args:
+        source: a directory, a safetensors file or a hub id.
+        out: where the checkpoint goes.
+        preset_name: what it becomes, by name.
+        dtype: of the weights.
+        tokenizer: a directory or hub id, by default the source's own if it has one; it goes with the
+            checkpoint, and the words between the segments are its.
+        prompt: how the policy is told things (openpi, lerobot_0.4, openpi_libero, ...); the preset's usual
+            one.
+        horizon: actions of a chunk, where the source's config.json does not say it (openpi's LIBERO: 10).
+        stretch: linear scaling of the global layers' rotary positions, where config.json does not say it: 8
+            for Gemma 3's own weights, 1 for what OpenTau trained.
+        warm_start: beginnings of our names that may start afresh ("state." from pi06 to pi07).
+        without_statistics: convert although there is no normalisation with them; numbers go through as they
+            are.
+        lenient: convert although some keys are not understood; they are listed.
     """
     path = convert.source(source)
     weights = Weights(path)

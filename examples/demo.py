@@ -55,26 +55,29 @@ def main(
     out: Path = Path("outputs/demo"),
     record: Path | None = None,
 ) -> int:
-    """Args:
-    suite: which suite of tasks.
-    family: only this task family (sort, stack, stow, clear, swap, press), or task of a benchmark.
-    seed: the scene to begin with; the next ones count up.
-    instruction: say this. Without a seed, a scene of the tabletop is chosen on which it makes sense.
-    checkpoint: "nano" (shipped), a checkpoint directory, or somebody else's policy (see `evaluate`).
-    planner: learned; oracle (the scripted teacher); none (the instruction in the subtask's place); or
-    another model, vlm:NAME, openai:MODEL@BASE_URL or ws://HOST:PORT (see `evaluate`).
-    controller: learned; teacher (the scripted teacher moves the arm); obedient (it does as it is told).
-    execute: control ticks between looks; those of the suite's published protocol by default (tabletop: 8).
-    recover: where it is stuck, back off and try again; give up with a reason after some tries. By default
-    where its times are known: a learned planner on the tabletop.
-    clock: sync (the world waits while the agent thinks) or realtime (it thinks in threads, the world goes
-    on).
-    speed: of the world, 1 is its own; the keys - and + change it.
-    pictures: half (blocks of two pixels) or none.
-    plain: lines of text instead of a screen, as in a pipe; what is typed is obeyed line by line.
-    seconds: end by itself after so many.
-    out: folder for videos.
-    record: folder for all that is done here, as a LeRobot dataset; more is added to what is there.
+    """Options of `steersman demo`.
+
+    Args:
+        suite: which suite of tasks.
+        family: only this task family (sort, stack, stow, clear, swap, press), or task of a benchmark.
+        seed: the scene to begin with; the next ones count up.
+        instruction: say this. Without a seed, a scene of the tabletop is chosen on which it makes sense.
+        checkpoint: "nano" (shipped), a checkpoint directory, or somebody else's policy (see `evaluate`).
+        planner: learned; oracle (the scripted teacher); none (the instruction in the subtask's place); or
+            another model, vlm:NAME, openai:MODEL@BASE_URL or ws://HOST:PORT (see `evaluate`).
+        controller: learned; teacher (the scripted teacher moves the arm); obedient (it does as it is told).
+        execute: control ticks between looks; those of the suite's published protocol by default (tabletop:
+            8).
+        recover: where it is stuck, back off and try again; give up with a reason after some tries. By default
+            where its times are known: a learned planner on the tabletop.
+        clock: sync (the world waits while the agent thinks) or realtime (it thinks in threads, the world goes
+            on).
+        speed: of the world, 1 is its own; the keys - and + change it.
+        pictures: half (blocks of two pixels) or none.
+        plain: lines of text instead of a screen, as in a pipe; what is typed is obeyed line by line.
+        seconds: end by itself after so many.
+        out: folder for videos.
+        record: folder for all that is done here, as a LeRobot dataset; more is added to what is there.
     """
     check_run(1, seed)
     if not SPEEDS[0] <= speed <= SPEEDS[-1]:

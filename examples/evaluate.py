@@ -48,47 +48,53 @@ def main(
     until_sure: float | None = None,
     record: Path | None = None,
 ) -> int:
-    """Args:
-    suite: of tasks, one or several: ours (core, long, memory, correction, perturbed, unseen) or a public
-    benchmark's (libero_10, metaworld_mt50, ogbench_scene, aloha_insertion, kitchen_complete, ...).
-    episodes: how many seeds.
-    seed: the first seed; the others are seed + 1, seed + 2, ...
-    checkpoint: "nano" (shipped), a checkpoint directory; ws://HOST:PORT (`steersman serve`, both levels where
-    it plans); or somebody else's policy: ws://HOST:PORT?robot=NAME (openpi's protocol) or lerobot:PATH; one
-    or several.
-    planner: learned; oracle (the scripted teacher writes the plan); none (the instruction in the subtask's
-    place); frozen, shuffled, empty, words-only, point-only (see `steersman blame`); or another model:
-    vlm:NAME (transformers), openai:MODEL@BASE_URL (see docs/planners.md) or ws://HOST:PORT (the planner of
-    `steersman serve`); one or several.
-    out: folder for the results; outputs/evaluate/SUITE-PLANNER by default.
-    family: only this task family (sort, stack, stow, clear, swap, press), or task of a benchmark.
-    controller: learned; teacher (the scripted teacher moves the arm, for diagnosis); random and zero, which
-    any controller has to beat (with --planner none); or somebody else's policy below our planner.
-    execute: control ticks between looks; those of the suite's published protocol by default (tabletop: 8).
-    steps: evaluations of the flow for a chunk of actions; the checkpoint's own number by default.
-    solver: of the flow; midpoint and adams are of second order, at the same cost.
-    clock: sync, in which the world waits while the agent thinks; or realtime, in which it goes on.
-    plan_delay: milliseconds that a plan takes under the realtime clock, beside the controller; without it,
-    both take one after the other as long as they do take here.
-    chunk_delay: milliseconds that a chunk takes, likewise.
-    keep: promise the controller the actions that are done while it thinks (real-time chunking).
-    skip: of a chunk that comes late, pass over what was done meanwhile (as is usual where actions are
-    positions), or begin with its first action (as is usual where they are speeds).
-    guided: with keep, for networks that were not trained with delays: lead each chunk on from what was left
-    of the last one, by the network's true Jacobian, or taken as the identity (half the work).
-    replan: what calls for a new plan: every-look; or some of interval:SECONDS, completion, margin:LEAST,
-    stall:SECONDS, perturbation with commas between. Else a look makes a chunk for the plan that stands.
-    recover: where it is stuck, back off and try again; give up with a reason after some tries.
-    workers: processes; the number of cores by default.
-    batch: episodes at a time in a process, their networks in one pass. An episode's outcome does not depend
-    on which others ran beside it, only on this number, which rounds sums in another order.
-    drawing: of a benchmark's pictures: as its own package draws them, or fast, without shadows and the like.
-    device: cpu, cuda, ...; a GPU where there is one, by default.
-    ray: the address of a Ray cluster to run on ("auto": the one this machine is in), or local.
-    until_sure: stop as soon as success is above or below this rate at 5%, by a test made to be looked at
-    after every episode; --episodes is then the most.
-    record: folder for the runs as LeRobot datasets, a part-NNN of each process (of several suites,
-    checkpoints or planners a folder for each); see docs/recording.md.
+    """Options of `steersman evaluate`.
+
+    Args:
+        suite: of tasks, one or several: ours (core, long, memory, correction, perturbed, unseen) or a public
+            benchmark's (libero_10, metaworld_mt50, ogbench_scene, aloha_insertion, kitchen_complete, ...).
+        episodes: how many seeds.
+        seed: the first seed; the others are seed + 1, seed + 2, ...
+        checkpoint: "nano" (shipped), a checkpoint directory; ws://HOST:PORT (`steersman serve`, both levels
+            where it plans); or somebody else's policy: ws://HOST:PORT?robot=NAME (openpi's protocol) or
+            lerobot:PATH; one or several.
+        planner: learned; oracle (the scripted teacher writes the plan); none (the instruction in the
+            subtask's place); frozen, shuffled, empty, words-only, point-only (see `steersman blame`); or
+            another model: vlm:NAME (transformers), openai:MODEL@BASE_URL (see docs/planners.md) or
+            ws://HOST:PORT (the planner of `steersman serve`); one or several.
+        out: folder for the results; outputs/evaluate/SUITE-PLANNER by default.
+        family: only this task family (sort, stack, stow, clear, swap, press), or task of a benchmark.
+        controller: learned; teacher (the scripted teacher moves the arm, for diagnosis); random and zero,
+            which any controller has to beat (with --planner none); or somebody else's policy below our
+            planner.
+        execute: control ticks between looks; those of the suite's published protocol by default (tabletop:
+            8).
+        steps: evaluations of the flow for a chunk of actions; the checkpoint's own number by default.
+        solver: of the flow; midpoint and adams are of second order, at the same cost.
+        clock: sync, in which the world waits while the agent thinks; or realtime, in which it goes on.
+        plan_delay: milliseconds that a plan takes under the realtime clock, beside the controller; without
+            it, both take one after the other as long as they do take here.
+        chunk_delay: milliseconds that a chunk takes, likewise.
+        keep: promise the controller the actions that are done while it thinks (real-time chunking).
+        skip: of a chunk that comes late, pass over what was done meanwhile (as is usual where actions are
+            positions), or begin with its first action (as is usual where they are speeds).
+        guided: with keep, for networks that were not trained with delays: lead each chunk on from what was
+            left of the last one, by the network's true Jacobian, or taken as the identity (half the work).
+        replan: what calls for a new plan: every-look; or some of interval:SECONDS, completion, margin:LEAST,
+            stall:SECONDS, perturbation with commas between. Else a look makes a chunk for the plan that
+            stands.
+        recover: where it is stuck, back off and try again; give up with a reason after some tries.
+        workers: processes; the number of cores by default.
+        batch: episodes at a time in a process, their networks in one pass. An episode's outcome does not
+            depend on which others ran beside it, only on this number, which rounds sums in another order.
+        drawing: of a benchmark's pictures: as its own package draws them, or fast, without shadows and the
+            like.
+        device: cpu, cuda, ...; a GPU where there is one, by default.
+        ray: the address of a Ray cluster to run on ("auto": the one this machine is in), or local.
+        until_sure: stop as soon as success is above or below this rate at 5%, by a test made to be looked at
+            after every episode; --episodes is then the most.
+        record: folder for the runs as LeRobot datasets, a part-NNN of each process (of several suites,
+            checkpoints or planners a folder for each); see docs/recording.md.
     """
     check_run(episodes, seed, workers)
     late = {"clock": clock, "plan_delay": plan_delay, "chunk_delay": chunk_delay, "keep": keep, "skip": skip}

@@ -13,8 +13,10 @@ from backbone.weights import Weights
 
 
 def main(source: tyro.conf.Positional[str]) -> int:
-    """Args:
-    source: a directory, a safetensors file or a hub id.
+    """Options of `steersman inspect`.
+
+    Args:
+        source: a directory, a safetensors file or a hub id.
     """
     weights = Weights(convert.source(source))
     keys = list(weights.keys())

@@ -17,11 +17,14 @@ from agent.recording.runs import RunReader
 
 
 def main(dataset: tyro.conf.Positional[Path], episode: int | None = None, agent: bool = False) -> int:
-    """Args:
-    dataset: what `steersman rollout --record` wrote, or a part of what `steersman evaluate --record` wrote.
-    episode: only this one, from 0; all by default.
-    agent: run the agent again and compare actions, plans and events; else send the recorded actions and
-    compare states and success.
+    """Options of `steersman replay`.
+
+    Args:
+        dataset: what `steersman rollout --record` wrote, or a part of what `steersman evaluate --record`
+            wrote.
+        episode: only this one, from 0; all by default.
+        agent: run the agent again and compare actions, plans and events; else send the recorded actions and
+            compare states and success.
     """
     torch.set_num_threads(1)
     console, runs = Console(highlight=False), RunReader(dataset)

@@ -32,11 +32,13 @@ def main(
     markdown: Path | None = None,
     videos: int = 0,
 ) -> int:
-    """Args:
-    folders: one or more, each written by `steersman evaluate --out`; or one by `steersman blame --out`.
-    out: the HTML file; report.html in the folder by default (of several runs: outputs/report.html).
-    markdown: also this Markdown file, with the tables.
-    videos: of the first so many failures, played anew from their seeds (of one run).
+    """Options of `steersman report`.
+
+    Args:
+        folders: one or more, each written by `steersman evaluate --out`; or one by `steersman blame --out`.
+        out: the HTML file; report.html in the folder by default (of several runs: outputs/report.html).
+        markdown: also this Markdown file, with the tables.
+        videos: of the first so many failures, played anew from their seeds (of one run).
     """
     if not folders:
         raise UserError("report: expected a folder of results, got none")

@@ -45,24 +45,27 @@ def main(
     record: Path | None = None,
     rerun: bool = False,
 ) -> int:
-    """Args:
-    suite: which suite of tasks.
-    family: only this task family (sort, stack, stow, clear, swap, press), or task of a benchmark.
-    seed: scene of the first episode; the next ones count up.
-    instruction: say this. Without a seed, scenes of the tabletop are chosen on which it makes sense.
-    checkpoint: "nano" (shipped), a checkpoint directory, or somebody else's policy (see `evaluate`).
-    episodes: how many to run.
-    out: folder for episode-SEED.mp4 and episode-SEED.json.
-    planner: learned; oracle (the scripted teacher, for diagnosis); none (the instruction in the subtask's
-    place); or another model, vlm:NAME, openai:MODEL@BASE_URL or ws://HOST:PORT (see `evaluate`).
-    controller: learned; teacher (the scripted teacher moves the arm, for diagnosis); zero and random, with
-    --planner none.
-    execute: control ticks between looks; those of the suite's published protocol by default (tabletop: 8).
-    recover: where it is stuck, back off and try again; give up with a reason after some tries. By default
-    where its times are known: a learned planner on the tabletop.
-    video: write the video.
-    record: folder for the runs as a LeRobot dataset; more are added to what is there (docs/recording.md).
-    rerun: also write episode-SEED.rrd, for the rerun viewer.
+    """Options of `steersman rollout`.
+
+    Args:
+        suite: which suite of tasks.
+        family: only this task family (sort, stack, stow, clear, swap, press), or task of a benchmark.
+        seed: scene of the first episode; the next ones count up.
+        instruction: say this. Without a seed, scenes of the tabletop are chosen on which it makes sense.
+        checkpoint: "nano" (shipped), a checkpoint directory, or somebody else's policy (see `evaluate`).
+        episodes: how many to run.
+        out: folder for episode-SEED.mp4 and episode-SEED.json.
+        planner: learned; oracle (the scripted teacher, for diagnosis); none (the instruction in the subtask's
+            place); or another model, vlm:NAME, openai:MODEL@BASE_URL or ws://HOST:PORT (see `evaluate`).
+        controller: learned; teacher (the scripted teacher moves the arm, for diagnosis); zero and random,
+            with --planner none.
+        execute: control ticks between looks; those of the suite's published protocol by default (tabletop:
+            8).
+        recover: where it is stuck, back off and try again; give up with a reason after some tries. By default
+            where its times are known: a learned planner on the tabletop.
+        video: write the video.
+        record: folder for the runs as a LeRobot dataset; more are added to what is there (docs/recording.md).
+        rerun: also write episode-SEED.rrd, for the rerun viewer.
     """
     check_run(episodes, seed)
     if seed is None and instruction is not None and benchmark(suite).name != "tabletop":

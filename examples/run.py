@@ -65,28 +65,32 @@ def main(
     rests: float | None = None,
     driving: bool = False,
 ) -> int:
-    """Args:
-    robot: "sim", or a file .toml that tells about a robot (docs/hardware.md).
-    instruction: what to do. Of the simulated robot the scene's own words by default.
-    checkpoint: "nano" (shipped), a checkpoint directory, somebody else's policy (see `evaluate`); or "none",
-    where a person drives from start to end.
-    planner: learned; none (the instruction in the subtask's place); or another model, vlm:NAME,
-    openai:MODEL@BASE_URL or ws://HOST:PORT (see `evaluate`).
-    execute: control ticks between looks of the agent.
-    replan: rules that call for a plan (see `evaluate`).
-    recover: where it is stuck, back off and try again. By default on the simulated robot.
-    episodes: how many to run.
-    seed: number of the first episode; of the simulated robot the scene. The next ones count up.
-    seconds: that an episode may take; 60 by default, of the simulated robot its scene's own.
-    rest: go to the rest pose after each episode.
-    record: folder for the runs as a LeRobot dataset; more are added to what is there (docs/recording.md).
-    set: settings of the robot's own instead of its file's, as latency=0.05.
-    safety: the same of its safety, as stale=0.2.
-    teleop: what a person moves the arm with: a type of LeRobot's, module:Class, or "words" (typed: left 10).
-    teleop_set: settings of it, as port=/dev/ttyACM1.
-    moves: take over when a number of the teleop has gone so far (in the robot's units); else by "take over".
-    rests: hand back when the teleop has rested for so many seconds; else by "hand back".
-    driving: the person drives from the start of each episode.
+    """Options of `steersman run`.
+
+    Args:
+        robot: "sim", or a file .toml that tells about a robot (docs/hardware.md).
+        instruction: what to do. Of the simulated robot the scene's own words by default.
+        checkpoint: "nano" (shipped), a checkpoint directory, somebody else's policy (see `evaluate`); or
+            "none", where a person drives from start to end.
+        planner: learned; none (the instruction in the subtask's place); or another model, vlm:NAME,
+            openai:MODEL@BASE_URL or ws://HOST:PORT (see `evaluate`).
+        execute: control ticks between looks of the agent.
+        replan: rules that call for a plan (see `evaluate`).
+        recover: where it is stuck, back off and try again. By default on the simulated robot.
+        episodes: how many to run.
+        seed: number of the first episode; of the simulated robot the scene. The next ones count up.
+        seconds: that an episode may take; 60 by default, of the simulated robot its scene's own.
+        rest: go to the rest pose after each episode.
+        record: folder for the runs as a LeRobot dataset; more are added to what is there (docs/recording.md).
+        set: settings of the robot's own instead of its file's, as latency=0.05.
+        safety: the same of its safety, as stale=0.2.
+        teleop: what a person moves the arm with: a type of LeRobot's, module:Class, or "words" (typed: left
+            10).
+        teleop_set: settings of it, as port=/dev/ttyACM1.
+        moves: take over when a number of the teleop has gone so far (in the robot's units); else by "take
+            over".
+        rests: hand back when the teleop has rested for so many seconds; else by "hand back".
+        driving: the person drives from the start of each episode.
     """
     if episodes < 1 or seed < 0:
         raise UserError(f"episodes: expected at least 1 and a seed of 0 or more, got {episodes} and {seed}")

@@ -45,33 +45,35 @@ def main(
     patience: float = 30.0,
     verbose: bool = False,
 ) -> int:
-    """Args:
-    checkpoint: "nano" (shipped), a checkpoint directory or a hub id.
-    planner: learned; none (the prompt in the subtask's place); or somebody else's model, vlm:NAME or
-    openai:MODEL@BASE_URL, which thinks beside: chunks are made for the plan in force meanwhile.
-    robot: under which names clients show what: steersman and libero (the same), droid, aloha; or lerobot,
-    the checkpoint's own cameras, state and action by LeRobot's names (docs/serving.md).
-    host: address to listen at; 0.0.0.0 for every one of this machine.
-    port: 0 takes a free one and tells which.
-    device: cpu, cuda, mps.
-    dtype: of a network of the π family: float32, bfloat16, float16.
-    cameras: its cameras and the robot's (camera0 front camera1 wrist), where the checkpoint does not say; in
-    their order by default.
-    prepare: eager, compiled or graphs (docs/speed.md). Clients that come meanwhile wait, none is dropped.
-    batch: clients answered in one pass, at most.
-    cores: that the network computes on, where it is no GPU; by default one for a small network, else all.
-    prompt: said where a client says none.
-    rate: control ticks a second of the robots.
-    api_key_file: keys, one a line, any of which a client needs; by default the one in STEERSMAN_API_KEY.
-    certificate: PEM file, for TLS (wss://).
-    private_key: PEM file, where it is not in the certificate's.
-    connections: at a time.
-    message_mb: megabytes of a request.
-    sessions: named ones that are kept.
-    session_minutes: how long after their last request.
-    queue: requests of a session at a time.
-    patience: seconds that a request with an id may wait for its turn.
-    verbose: also tell who comes and goes.
+    """Options of `steersman serve`.
+
+    Args:
+        checkpoint: "nano" (shipped), a checkpoint directory or a hub id.
+        planner: learned; none (the prompt in the subtask's place); or somebody else's model, vlm:NAME or
+            openai:MODEL@BASE_URL, which thinks beside: chunks are made for the plan in force meanwhile.
+        robot: under which names clients show what: steersman and libero (the same), droid, aloha; or lerobot,
+            the checkpoint's own cameras, state and action by LeRobot's names (docs/serving.md).
+        host: address to listen at; 0.0.0.0 for every one of this machine.
+        port: 0 takes a free one and tells which.
+        device: cpu, cuda, mps.
+        dtype: of a network of the π family: float32, bfloat16, float16.
+        cameras: its cameras and the robot's (camera0 front camera1 wrist), where the checkpoint does not say;
+            in their order by default.
+        prepare: eager, compiled or graphs (docs/speed.md). Clients that come meanwhile wait, none is dropped.
+        batch: clients answered in one pass, at most.
+        cores: that the network computes on, where it is no GPU; by default one for a small network, else all.
+        prompt: said where a client says none.
+        rate: control ticks a second of the robots.
+        api_key_file: keys, one a line, any of which a client needs; by default the one in STEERSMAN_API_KEY.
+        certificate: PEM file, for TLS (wss://).
+        private_key: PEM file, where it is not in the certificate's.
+        connections: at a time.
+        message_mb: megabytes of a request.
+        sessions: named ones that are kept.
+        session_minutes: how long after their last request.
+        queue: requests of a session at a time.
+        patience: seconds that a request with an id may wait for its turn.
+        verbose: also tell who comes and goes.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

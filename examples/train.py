@@ -19,9 +19,11 @@ from training.loop import Config, train
 
 
 def main(config: Annotated[Config, tyro.conf.arg(name="")], processes: int = 1) -> int:
-    """Args:
-    config: the run.
-    processes: CPU processes that train together, each with its share of the cores.
+    """Options of `steersman train`.
+
+    Args:
+        config: the run.
+        processes: CPU processes that train together, each with its share of the cores.
     """
     if processes > 1:
         return on_processes(processes, train, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -35,10 +36,15 @@ def test_usage_names_every_command(capsys):
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
-def test_every_command_explains_its_options(capsys, command):
+def test_every_command_explains_its_options(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "400")
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
-    assert end.value.code == 0 and "--" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert end.value.code == 0 and "--" in out
+    told = re.sub(r"[│\s]*\n[│\s]*", "  ", out).split(" --")[1:]  # an option and its text
+    bare = [text for text in told if re.match(r"[\w-]+( [^ ]+)*\s\s+\((default|required)", text)]
+    assert not bare
 
 
 def test_every_script_runs_by_itself():

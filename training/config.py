@@ -29,14 +29,20 @@ class Config:
         controller_weight: of the flow loss (and of FAST); 0 leaves the controller out.
         flow_samples: noisy chunks on one prefix.
         learning_rate: its peak; 1e-3 by default, 2.5e-5 for a pi network that starts from a checkpoint.
+        weight_decay: AdamW's, of matrices alone.
+        warmup: steps until the peak.
         schedule: "stable" falls in the last quarter, "cosine" over the whole run.
+        average: decay of the average of the weights, which is what is saved.
+        clip: largest norm of the gradient.
         precision: "bf16" for autocast, "no" for float32.
+        seed: of the weights, the samples and the noise.
         save_minutes: between two states on disk.
         validate_minutes: between two looks at the held-out episodes.
         evaluate_minutes: between two closed-loop evaluations in a process beside; 0 for none.
         evaluate_episodes: episodes of each of those.
         datasets: nano: use only what the cache holds of these datasets, by their folders' names; the pi
             family: LeRobot v3 datasets, by their paths or hub ids.
+        log_steps: between two lines of the log.
         trained_delay: most actions that are already promised, drawn anew for each chunk (training-time
             real-time chunking); the checkpoint's or preset's own by default.
         cache: nano: the training cache, built by `python -m training.cache`.

@@ -22,13 +22,15 @@ def main(
     name: str = "nano",
     to: Path = checkpoint.SHIPPED,
 ) -> int:
-    """Args:
-    run: a recipe's folder.
-    learned: the folder of the agent's own evaluation (summary.json).
-    oracle: of the same controller with the scripted teacher as planner.
-    flat: of the baseline without a planner.
-    name: of the checkpoint in the package.
-    to: where checkpoints are shipped from.
+    """Options of `python -m training.ship`.
+
+    Args:
+        run: a recipe's folder.
+        learned: the folder of the agent's own evaluation (summary.json).
+        oracle: of the same controller with the scripted teacher as planner.
+        flat: of the baseline without a planner.
+        name: of the checkpoint in the package.
+        to: where checkpoints are shipped from.
     """
     policy = run / "run/policy"
     network, tokenizer = checkpoint.load(policy)
