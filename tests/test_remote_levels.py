@@ -119,8 +119,7 @@ def test_a_server_far_away_is_not_taken_for_a_dead_one():
             assert policy.link.breaks == 0 and not told(steps, "link")
 
 
-def test_of_a_planner_that_is_gone_the_last_subtask_stands_for_a_while(monkeypatch):
-    monkeypatch.setattr("agent.lines.STANDS", 0.5)
+def test_of_a_planner_that_is_gone_the_last_subtask_stands_for_a_while():
     hand = Script(Plan("unused"))
     with Process() as server, Proxy(server.port) as proxy:
         planner = open_planner(f"{proxy.url}?heartbeat=0.1")

@@ -13,6 +13,7 @@ from typing import Any
 PIECE = 2**15  # bytes of a question between which a ping may go out
 AHEAD = 2**17  # bytes that the kernel may hold before a ping: on a slow line it must not wait for long
 TRIPS = 3  # round trips that an answer may take, where the other end is far away
+SLICES = 4  # of a silence, after each of which it is seen whether something got away
 FIRST = 0.5  # seconds for the first one, before it is known how far
 
 
@@ -46,13 +47,17 @@ class Pulse:
         """Whether it is within so many seconds in which no more of a question got away: on a slow line an
         answer waits behind the pictures.
         """
-        gone = self._gone(socket)
-        while True:
-            await asyncio.wait({ping}, timeout=limit)
+        gone, until = self._gone(socket), time.monotonic() + limit
+        while not ping.done():
+            left = until - time.monotonic()
+            await asyncio.wait({ping}, timeout=max(0.0, min(left, limit / SLICES)))
             await asyncio.sleep(0)  # where this thread was held up the answer may lie there
-            before, gone = gone, self._gone(socket)
-            if ping.done() or gone <= before:
-                return ping.done()
+            now = self._gone(socket)
+            if now > gone:  # than ever: the ping's own few bytes come and go
+                gone, until = now, time.monotonic() + limit
+            elif left <= 0:
+                break
+        return ping.done()
 
     async def _ping(self, socket: Any) -> None:
         started = time.monotonic()
