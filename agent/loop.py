@@ -17,8 +17,8 @@ Rules, learnt the hard way elsewhere:
 - "done" counts when it is said at two looks in a row. At the first the last subtask goes on: a hand that
   stops on a premature "done" sees the same picture for ever and never takes it back.
 
-How it looks and hears is in `agent.looking`. When to plan again is a matter of rules (`agent.when`), what to
-do when it is stuck of `agent.recovery`, and what a person says meanwhile of `agent.talk`.
+How it looks and hears is in `agent.looking`, how it heeds a person in `agent.heeding`. When to plan again is
+a matter of rules (`agent.when`), what to do when it is stuck of `agent.recovery`.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from agent import orders, recovery, talk
+from agent import recovery
 from agent.asks import Ask, Asking, run_alone
 from agent.clock import SYNC, Clock
 from agent.hand import Hand
+from agent.heeding import Heeding
 from agent.lines import Lines
-from agent.looking import DONE_LOOKS, Looking
+from agent.looking import DONE_LOOKS
 from agent.orders import Orders
 from agent.pair import Pair, past
-from agent.recovery import Recovery, Watch
+from agent.recovery import Recovery
 from agent.step import Step
 from agent.trace import Trace
 from agent.when import ALWAYS, Moment, Rule, why
 from backbone.errors import UserError
 from backbone.observation import Observation
-from highlevel.plan import Plan
 from highlevel.planner import Planner
 from lowlevel.controller import ActionChunk, Controller
 
 
-class Agent(Looking):
+class Agent(Heeding):
     """Runs a planner and a controller (see `agent.pair`).
 
     execute: control ticks between looks, at most the length of a chunk.
@@ -135,92 +135,12 @@ class Agent(Looking):
         """Say good-bye to levels that are elsewhere, for good."""
         self._lines.close()
 
-    # -- what a person may do
-
-    def say(self, text: str) -> str:
-        """Anything a person says while it runs (see `agent.talk`) -> what was understood. A new instruction
-        is in force from the next tick on; the old plan is dropped. UserError if it cannot be obeyed.
-        """
-        if self.instruction is None:
-            raise UserError("agent: expected reset(instruction) before say(text)")
-        parts = self._trace.parts
-        said = talk.understand(text, self.instruction, parts[-1].subtask if parts else "")
-        if said.kind == "instruction":
-            self.instruction = self._checked(said.text)
-            self._orders = Orders()  # it is about something else
-            self._anew("correction")
-            self._news.append("corrected")
-            return self.instruction
-        if said.kind == "order":
-            self.order(said.text or None)
-            return f"subtask: {said.text}" if said.text else "the planner plans again"
-        if said.kind in ("slower", "faster"):
-            self._news.append(f"pace {self._hand.change_pace(said.kind == 'faster'):g}")
-            self._due = dict.fromkeys(self._lanes, self._now)  # a chunk lasts shorter or longer now
-        elif said.kind == "put back":
-            way = orders.way_to_put_back(self._plans, self._hand.closed)
-            self._orders.errand(way, self._now)
-            self._anew("ordered")
-            self._news.append("ordered")
-            if not way:
-                self.stop()
-        elif said.kind == "go on":
-            self.go_on()
-        else:
-            self.stop()
-        return said.kind
-
-    def order(self, subtask: str | None) -> None:
-        """A person's subtask in the planner's place, with location tokens or without (then the learned
-        planner points); None gives it back. UserError if the controller cannot read it.
-        """
-        if self.planner == "none" and subtask:
-            raise UserError("subtask: expected an agent with a planner, got one that goes by the instruction")
-        if subtask and hasattr(self.policy, "check_subtask"):
-            self.policy.check_subtask(subtask)
-        self._orders.give(subtask, self._now)
-        self._anew("ordered" if subtask else "given back")
-        self._news.append("ordered" if subtask else "given back")
-
-    @property
-    def ordered(self) -> bool:
-        """Whether somebody else than the planner plans."""
-        return bool(self._orders.left)
-
-    @property
-    def present_order(self) -> Plan | None:
-        """What somebody else than the planner planned."""
-        return self._orders.left[0] if self._orders.left else None
+    # -- one tick
 
     @property
     def last_action(self) -> np.ndarray | None:
         """(A,) that was sent last, before safety."""
         return self._hand.last
-
-    def stop(self) -> None:
-        """Hold still, and keep in mind what was being done."""
-        self.stopped = True
-        self._news.append("stopped")
-
-    def go_on(self) -> None:
-        """After a stop, an errand, or after it gave up."""
-        self._orders.go_on()
-        self._anew("go on")
-
-    # -- one tick
-
-    def look_again(self, call: str = "pause", drop: bool = False) -> None:
-        """Time went by unseen: what was thought is of another moment. It holds until it has looked. drop: nor
-        does the plan in force count.
-        """
-        if self.clock.beside is not None:
-            self.clock.beside.forget()
-        idle = self.stopped, self.gave_up
-        self._anew(call, drop)
-        if call == "pause":  # nobody said that it may go on
-            self.stopped, self.gave_up = idle
-        if self._watch is not None:
-            self._watch.begun = self._now  # nothing could be done meanwhile
 
     def moved(self, action: np.ndarray | None, observation: Observation | Mapping | None = None) -> None:
         """A tick in which somebody else did this (see `agent.teach`), or held (None); observation: what was
@@ -381,39 +301,9 @@ class Agent(Looking):
             return self._call or ("again",)
         return why(self.replan, Moment(self._now, self._trace, self._asked, self.said))
 
-    def _anew(self, call: str, drop: bool = True) -> None:
-        """What was thought before no longer counts; think at once. drop: nor do the plan in force, a retreat
-        and what was tried so far.
-        """
-        self.revision += 1
-        self.stopped, self.gave_up = False, None
-        if drop:
-            self._orders.let_go()
-            self._hope()
-        self.said, self._call = None, (call,)
-        self.plan = None if drop else self.plan
-        self._done_looks = 0
-        self._hand.drop()
-        self._due = dict.fromkeys(self._lanes, self._now)
-
-    def _hope(self) -> None:
-        """As if nothing had gone wrong so far."""
-        self._retreat = 0  # until which tick the hand backs off
-        self._swung = False  # between plans: the next one is kept for a while
-        self._refused: tuple[str, ...] = ()  # subtasks that led nowhere
-        watched = self.recovery is not None and self.planner != "none"  # an instruction may take its time
-        since = max(0, len(self._trace.parts) - 1)
-        self._watch = Watch(self.recovery, since, self._now) if watched else None
-
     def hold(self) -> np.ndarray:
         """The action that holds still, the gripper as it is."""
         if self._hand.last is not None or self.rest == "last":
             return self._hand.hold(0)
         acts = self.pair.controller if hasattr(self.pair.controller, "action_dim") else self.policy
         return self._hand.hold(acts.action_dim)
-
-    def _checked(self, instruction: str) -> str:
-        if not isinstance(instruction, str) or not instruction.strip():
-            raise UserError(f"instruction: expected some words, got {instruction!r}")
-        self.pair.check(instruction)
-        return " ".join(instruction.split())

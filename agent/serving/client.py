@@ -6,22 +6,35 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from agent.asks import Ask
+from agent.serving.metrics import Metrics
+from agent.serving.model import Served
 from agent.serving.question import Question, read
 from agent.serving.session import Session
-from agent.serving.worker import Late
+from agent.serving.settings import Limits
+from agent.serving.worker import Late, Worker
 from agent.sound import line
 from agent.wire import needed, pack
 from backbone.errors import PolicyError, UserError
 
-if TYPE_CHECKING:
-    from agent.serving.server import Server
-
 LOG = logging.getLogger("steersman.serve")
 CLOSING = "Internal server error. The reason is in the previous frame."
 SHORT = 1 << 19  # bytes of a frame that is read at once: 0.6 ms, 6 at the worst, and no thread is waited for
+
+
+class Host(Protocol):
+    """What a client needs of its server."""
+
+    served: Served
+    limits: Limits
+    metrics: Metrics
+    readers: Worker
+
+    def session(self, key: int, name: str) -> Session: ...
+    def alone(self) -> Session: ...
+    def forget(self, session: Session) -> None: ...
 
 
 class Client:
@@ -29,7 +42,7 @@ class Client:
     those with one side by side, each reply bearing its id.
     """
 
-    def __init__(self, server: Server, line):
+    def __init__(self, server: Host, line):
         self.server, self.line = server, line
         self._session: Session | None = None
         self._tasks: set[asyncio.Task] = set()
