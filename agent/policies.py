@@ -17,9 +17,9 @@ def open_policy(name: str, device: str = "cpu") -> object:
 
     "nano", a directory or a hub id: ours, with its planner (`agent.policy.load`). Else a `Controller`:
     "ws://HOST:PORT" or "wss://..", with "?robot=libero|droid|aloha", "&timeout=SECONDS" and
-    "&heartbeat=SECONDS": a server that speaks openpi's protocol, sent the key in OPENPI_API_KEY if there is
-    one; a server of ours says what robot it is for, and where it plans it is both levels. "lerobot:PATH": a
-    policy that LeRobot saved.
+    "&heartbeat=SECONDS": a server that speaks openpi's protocol, sent the key in STEERSMAN_API_KEY or
+    OPENPI_API_KEY if there is one; a server of ours says what robot it is for, and where it plans it is both
+    levels. "lerobot:PATH": a policy that LeRobot saved.
     """
     name = str(name)
     if name.startswith(SERVERS):

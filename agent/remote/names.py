@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from agent.remote.controller import RemoteController
 from agent.remote.link import Link
-from agent.remote.opening import KEY
+from agent.remote.opening import KEYS
 from agent.remote.planner import BEAT, RemotePlanner
 from agent.remote.policy import RemotePolicy
 from agent.robots import check_name
@@ -20,7 +20,8 @@ _SECONDS = ("timeout", "heartbeat")
 def open_remote(name: str) -> RemoteController:
     """The policy of a server, with both levels where it is one of ours that plans; else its controller.
 
-    The server is sent the key in OPENPI_API_KEY if there is one. UserError where it cannot be had.
+    The server is sent the key in STEERSMAN_API_KEY, or OPENPI_API_KEY, if there is one. UserError where it
+    cannot be had.
     """
     url, robot, options = read_name(name)
     link = Link(url, _key(), **options)
@@ -72,4 +73,5 @@ def read_name(name: str) -> tuple[str, str | None, dict[str, float]]:
 
 
 def _key() -> str | None:
-    return os.environ.get(KEY, "").strip() or None
+    found = [os.environ.get(name, "").strip() for name in KEYS]
+    return next(filter(None, found), None)

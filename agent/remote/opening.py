@@ -14,7 +14,7 @@ from backbone.errors import PolicyError, UserError
 
 CLOSE = 1.0  # seconds for a farewell
 LARGEST = 2**26  # bytes of a frame that is taken
-KEY = "OPENPI_API_KEY"  # of the environment: sent to a server as "Authorization: Api-Key ..."
+KEYS = "STEERSMAN_API_KEY", "OPENPI_API_KEY"  # of the environment; sent as "Authorization: Api-Key ..."
 
 
 class NoLine(PolicyError):
@@ -93,7 +93,7 @@ def _why(error: Exception, url: str, expected: str) -> NoLine:
     status = getattr(getattr(error, "response", None), "status_code", None)
     reason = " ".join(str(error).split()) or type(error).__name__
     if status in (401, 403):
-        wish, reason = f"a key that the server takes (in {KEY})", f"it answered {status}"
+        wish, reason = f"a key that the server takes (in {KEYS[0]})", f"it answered {status}"
     elif status is not None:
         wish, reason = "a policy server", f"it answered with HTTP status {status}"
     elif isinstance(error, ssl.SSLCertVerificationError):
