@@ -364,7 +364,8 @@ def test_metadata_that_is_none(first, says):
 
 def test_the_key_is_sent_and_told_to_nobody(monkeypatch):
     with PolicyServer(still) as server:
-        monkeypatch.delenv("OPENPI_API_KEY", raising=False)
+        for name in ("OPENPI_API_KEY", "STEERSMAN_API_KEY"):
+            monkeypatch.delenv(name, raising=False)
         open_policy(f"{server.url}?robot=libero").close()
         assert "Authorization" not in server.headers[-1]
         user = server.url.replace("//", "//me:hidden@") + "?robot=libero"
@@ -373,6 +374,9 @@ def test_the_key_is_sent_and_told_to_nobody(monkeypatch):
         monkeypatch.setenv("OPENPI_API_KEY", "s3cret")
         assert "s3cret" not in identity(f"{server.url}?robot=libero")
         assert server.headers[-1]["Authorization"] == "Api-Key s3cret"
+        monkeypatch.setenv("STEERSMAN_API_KEY", "another")
+        assert "another" not in identity(f"{server.url}?robot=libero")
+        assert server.headers[-1]["Authorization"] == "Api-Key another"
         with pytest.raises(UserError, match="a user in the URL or an API key, got both$"):
             open_policy(user)
 
