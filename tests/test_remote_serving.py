@@ -87,6 +87,20 @@ def test_a_person_orders_and_the_server_points(served, env, apart):
     agent.close()
 
 
+def test_one_that_is_stuck_is_told_the_likeliest_other_plan(served, env):
+    env.begin(3)
+    seen = Observation.from_env(env.look(), env.task_description)
+    here = load("nano").planner
+    said = here.plan(seen, seen.instruction, "", None)
+    other = here.otherwise(seen, seen.instruction, "", said, [said.subtask])
+    assert other.subtask != said.subtask
+    with open_policy(served.url) as policy:
+        there = policy.planner.otherwise(seen, seen.instruction, "", said, [said.subtask])
+        assert (there.text, there.memory) == (other.text, other.memory)
+        with pytest.raises(PolicyError, match="refused: expected a list of up to 16 subtasks, got list"):
+            policy.planner.otherwise(seen, seen.instruction, "", said, ["a"] * 17)
+
+
 def test_words_that_nobody_was_taught_are_refused_with_the_servers_reason(served, env):
     with open_policy(served.url) as policy:
         agent = Agent(policy)

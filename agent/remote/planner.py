@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import replace
 
 from agent.remote.level import RemoteLevel
@@ -42,7 +43,19 @@ class RemotePlanner(RemoteLevel):
         plan = self._planned(observation, instruction, memory, previous, subtask)
         return plan.target, replace(plan, tokens=())
 
-    def _planned(self, observation, instruction, memory, previous, order="") -> Plan:
+    def otherwise(
+        self,
+        observation: Observation,
+        instruction: str,
+        memory: str,
+        previous: Plan | None,
+        refused: Collection[str],
+    ) -> Plan:
+        """The likeliest plan with another subtask than those, which led nowhere."""
+        return self._planned(observation, instruction, memory, previous, refused=list(refused))
+
+    def _planned(self, observation, instruction, memory, previous, order="", **more) -> Plan:
         start, prompt = time.perf_counter(), instruction or observation.instruction
-        reply = self._asked(observation, prompt, want="plan", **told(memory, previous), subtask=order)
+        about = {**told(memory, previous), "subtask": order, **more}
+        reply = self._asked(observation, prompt, want="plan", **about)
         return replace(plan_of(reply, self.name), seconds=time.perf_counter() - start)

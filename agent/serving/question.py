@@ -16,6 +16,7 @@ from backbone.observation import Observation
 
 WANTS = ("both", "plan", "actions")
 NAME = 64  # characters of a session's name, and of an id
+TRIED = 16  # subtasks that led nowhere
 SAID = 1000  # characters of what a person says
 Shown = tuple[Observation | None, Observation | None]
 
@@ -32,7 +33,8 @@ class Refused(UserError):
 class Question:
     """`observation`: what is shown, as the network wants it; `whole`: as a planner apart does. `reset`: the
     seed of a new episode. `subtask`: in the planner's place; "" gives it back. `memory`, `previous`: instead
-    of the session's own. Whatever is None was not said. passes: seconds of each pass of a network for it.
+    of the session's own. `refused`: subtasks that led nowhere, another one is wanted.
+    Whatever is None was not said. passes: seconds of each pass of a network for it.
     """
 
     observation: Observation | None = None
@@ -45,6 +47,7 @@ class Question:
     subtask: str | None = None
     memory: str | None = None
     previous: str | None = None
+    refused: tuple[str, ...] = ()
     want: str = "both"
     committed: np.ndarray | None = None
     born: float = field(default_factory=time.perf_counter)
@@ -80,6 +83,7 @@ def read(frame: bytes | str, observe: Callable[[Mapping], Shown], action_dim: in
             session=_text(message, "session", NAME),
             reset=_seed(message.get("reset")),
             want=want,
+            refused=_refused(message.get("refused")),
             committed=_committed(message.get("committed"), action_dim),
             born=born,
             say=_text(message, "say", SAID),
@@ -125,6 +129,14 @@ def _text(message: Mapping, name: str, most: int = LONGEST) -> str | None:
     if not all(c.isprintable() or c.isspace() for c in given):
         raise UserError(f"{name}: expected words, got characters that nobody can read")
     return given
+
+
+def _refused(given: Any) -> tuple[str, ...]:
+    texts = [] if given is None else given
+    fits = isinstance(texts, list) and len(texts) <= TRIED
+    if not fits or not all(isinstance(text, str) and len(text) <= LONGEST for text in texts):
+        raise UserError(f"refused: expected a list of up to {TRIED} subtasks, got {type(given).__name__}")
+    return tuple(texts)
 
 
 def _committed(given: Any, action_dim: int) -> np.ndarray | None:

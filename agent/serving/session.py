@@ -238,6 +238,9 @@ class Session:
 
     async def _write(self, observation: Observation, memory: str, before: Plan | None, question: Question):
         """The planner's words, and the chunk for them where both come from one look."""
+        if question.refused:
+            asking = self.pair.otherwise(observation, memory, before, question.refused, [])
+            return await drive(asking, lambda ask: self._answer(ask, question)), None
         if question.want == "plan" and self.pair.joint:
             ask = self.served.policy.ask("plan", observation, memory, before)
             return sound_plan(await self._answer(ask, question)), None
