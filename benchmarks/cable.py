@@ -166,6 +166,8 @@ def main(settings: Settings) -> None:
             breaker = Breaker(settings, draw, server, cable, hardware.robot, agent, log, rows)
             episode = 0
             while len(rows) < settings.moments:
+                while hardware.down is not None or policy.link.down is not None:
+                    time.sleep(0.05)  # what was broken last is being connected again
                 hardware.robot.begin(1000 + episode)
                 breaker.go()
                 outcome = operator.episode(
