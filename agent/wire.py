@@ -83,8 +83,8 @@ def needed(module: str) -> ModuleType:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise UserError(
-            f"remote policy: expected the packages msgpack and websockets, found no module '{error.name}'; "
-            "pip install 'steersman[remote]'"
+            "remote policy: expected the packages msgpack, websockets and prometheus-client, found no module "
+            f"'{error.name}'; pip install 'steersman[remote]'"
         ) from None
 
 
