@@ -80,7 +80,7 @@ def main(
     handler.addFilter(Sparing())
     LOG.handlers[:], LOG.propagate = [handler], False
     LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
-    limits = Limits(connections, message_mb << 20, sessions, 60 * session_minutes, queue, patience)
+    limits = Limits(connections, message_mb << 20, sessions, 60 * session_minutes, queue, patience=patience)
     levels = {"checkpoint": checkpoint, "planner": planner, "robot": robot, "cameras": cameras}
     how = {
         "device": device,

@@ -18,6 +18,7 @@ from agent.asks import Ask
 from agent.policy import load
 from agent.robots import ROBOTS
 from agent.serving import Background, Limits, Serving
+from agent.serving.tarpit import WAIT, Tarpit
 from agent.wire import pack, unpack
 from backbone import checkpoint
 from backbone.errors import UserError
@@ -362,3 +363,15 @@ def test_floats_and_channels_first_are_read_as_openpi_does():
         robot.observation({**shown, "observation/image": picture * 3})
     with pytest.raises(UserError, match="expected a picture 'observation/image'"):
         robot.observation({"observation/state": [0.0] * 8})
+
+
+def test_who_sends_errors_alone_leaves_the_others_their_time():
+    tarpit = Tarpit(most=3)
+    assert [tarpit.wait() for _ in range(5)] == [0.0, 0.0, 0.0, WAIT, WAIT]
+    with Background(Serving(port=0, limits=Limits(refusals=1))) as server, connect(server.url) as line:
+        line.recv()
+        began = time.monotonic()
+        for number in range(3):
+            line.send(pack({"id": number}))
+            assert "error" in unpack(line.recv())
+        assert time.monotonic() - began >= 2 * WAIT

@@ -14,6 +14,7 @@ from agent.serving.model import Served
 from agent.serving.question import Question, read
 from agent.serving.session import Session
 from agent.serving.settings import Limits
+from agent.serving.tarpit import Tarpit
 from agent.serving.worker import Late, Worker
 from agent.sound import line
 from agent.wire import needed, pack
@@ -31,6 +32,7 @@ class Host(Protocol):
     limits: Limits
     metrics: Metrics
     readers: Worker
+    tarpit: Tarpit
 
     def session(self, key: int, name: str) -> Session: ...
     def alone(self) -> Session: ...
@@ -137,6 +139,7 @@ class Client:
             )
         else:
             LOG.info("%s: %s: %s", peer(self.line), outcome, said)
+            await asyncio.sleep(self.server.tarpit.wait())
         if id is not None:
             await self.line.send(pack({"id": id, "error": said}))
             return True

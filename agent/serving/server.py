@@ -27,6 +27,7 @@ from agent.serving.model import Served, load
 from agent.serving.question import Question
 from agent.serving.session import Session
 from agent.serving.settings import Serving
+from agent.serving.tarpit import Tarpit
 from agent.serving.worker import Worker
 from agent.wire import needed, pack
 from backbone.errors import UserError
@@ -47,7 +48,7 @@ class Server:
         self._freeze = freeze
         self.serving, self.limits = serving, serving.limits
         self.served: Served | None = None
-        self.metrics = Metrics()
+        self.metrics, self.tarpit = Metrics(), Tarpit(serving.limits.refusals)
         self.port: int | None = None
         self._ready, self._stopping = asyncio.Event(), asyncio.Event()
         self._tls = None

@@ -17,7 +17,8 @@ DTYPES = "float32", "bfloat16", "float16"
 @dataclass(frozen=True)
 class Limits:
     """connections: at a time. message: bytes of a frame. sessions: named ones that are kept, for so many
-    seconds after their last request (idle). queue: requests of one session at a time. patience: seconds that
+    seconds after their last request (idle). queue: requests of one session at a time.
+    refusals: in a second, beyond which each waits before it is told (see `tarpit`). patience: seconds that
     a request with an id may wait until somebody begins with it. handshake: seconds until a client has said
     what it wants. farewell: seconds for what is under way when the server is told to end.
     """
@@ -27,12 +28,13 @@ class Limits:
     sessions: int = 256
     idle: float = 1800.0
     queue: int = 4
+    refusals: int = 100
     patience: float = 30.0
     handshake: float = 10.0
     farewell: float = 20.0
 
     def __post_init__(self):
-        for name in ("connections", "sessions", "queue"):
+        for name in ("connections", "sessions", "queue", "refusals"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.message < 1 << 16:
